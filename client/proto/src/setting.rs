@@ -1,0 +1,88 @@
+//! Settings: every number that may be changed while the cluster runs, with unit, range, default and meaning.
+
+/// Description of a setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Schema {
+    /// Name, as given to `moso settings`.
+    pub name: &'static str,
+    /// Unit of the value.
+    pub unit: &'static str,
+    /// Smallest value.
+    pub min: u64,
+    /// Largest value.
+    pub max: u64,
+    /// Value when none is set.
+    pub default: u64,
+    /// Meaning.
+    pub doc: &'static str,
+}
+
+/// Share of leases that go to the oldest job instead of the best (PanDA's SLOPPY_DISPATCH_RATIO).
+pub const SLOPPY_DISPATCH_PERCENT: Schema = Schema {
+    name: "sloppy_dispatch_percent",
+    unit: "percent",
+    min: 0,
+    max: 100,
+    default: 11,
+    doc: "share of lease requests answered by age alone, so that low priorities are not starved",
+};
+/// Largest body of a job.
+pub const BODY_BYTES_MAX: Schema = Schema {
+    name: "body_bytes_max",
+    unit: "bytes",
+    min: 1024,
+    max: 1024 * 1024,
+    default: 64 * 1024,
+    doc: "largest body of one job",
+};
+/// Days that ended jobs are kept.
+pub const ARCHIVE_DAYS: Schema = Schema {
+    name: "archive_days",
+    unit: "days",
+    min: 1,
+    max: 3650,
+    default: 3,
+    doc: "ended jobs are kept this long, then dropped by whole days",
+};
+/// Part of a shard's leases that may expire at once.
+pub const EXPIRY_BREAKER_PERCENT: Schema = Schema {
+    name: "expiry_breaker_percent",
+    unit: "percent",
+    min: 1,
+    max: 100,
+    default: 20,
+    doc: "more leases of a shard than this expiring within 10 s hold expiry back for one lease time",
+};
+/// Grace added to a lease before it is taken back.
+pub const LEASE_GRACE_MS: Schema = Schema {
+    name: "lease_grace_ms",
+    unit: "ms",
+    min: 0,
+    max: 600_000,
+    default: 5_000,
+    doc: "waited after a lease has run out before the job is given to another worker",
+};
+/// Queued jobs of one shard.
+pub const SHARD_JOBS_MAX: Schema = Schema {
+    name: "shard_jobs_max",
+    unit: "jobs",
+    min: 1_000,
+    max: 100_000_000,
+    default: 20_000_000,
+    doc: "live jobs held by one shard; submissions beyond are told to come back later",
+};
+
+/// All settings.
+pub const ALL: [Schema; 6] = [
+    SLOPPY_DISPATCH_PERCENT,
+    BODY_BYTES_MAX,
+    ARCHIVE_DAYS,
+    EXPIRY_BREAKER_PERCENT,
+    LEASE_GRACE_MS,
+    SHARD_JOBS_MAX,
+];
+
+/// The setting of this name.
+pub fn find(name: &str) -> Option<&'static Schema> {
+    ALL.iter().find(|s| s.name == name)
+}
