@@ -21,8 +21,8 @@ pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/moso.v1.rs"));
 }
 
-/// Largest gRPC message either side accepts, in bytes: a full submission (16 MiB of bodies) and its frame.
-pub const MESSAGE_BYTES_MAX: usize = 20 * 1024 * 1024;
+/// Largest gRPC message either side accepts, in bytes: a full submission (4 MiB of bodies) or a full lease reply, twice.
+pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Metadata key of [`Code`] in an error status.
 pub const META_CODE: &str = "moso-code";
 /// Metadata key of the milliseconds after which a retry may succeed.

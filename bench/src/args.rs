@@ -1,0 +1,262 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Load, measurements and replays of traces against a moso cluster.
+#[derive(Debug, Parser)]
+#[command(name = "moso-bench", version)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// Addresses of a running cluster (host:port,…). Without it a cluster is started on this machine
+    #[arg(long, global = true, value_delimiter = ',', value_name = "HOST:PORT")]
+    pub connect: Vec<String>,
+    /// Nodes of the cluster that is started
+    #[arg(long, global = true, default_value_t = 3)]
+    pub nodes: u32,
+    /// Shards of the cluster that is started
+    #[arg(long, global = true, default_value_t = 6)]
+    pub shards: u16,
+    /// Folder of the cluster that is started; a temporary one if not given
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Leave the cluster running at the end
+    #[arg(long, global = true)]
+    pub keep: bool,
+    /// Write the report as JSON
+    #[arg(long, global = true, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Draw queued, running and ended jobs over time
+    #[arg(long, global = true, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Write all latency percentiles (text, HdrHistogram's format)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub hdr: Option<PathBuf>,
+    /// Seed of everything that is drawn
+    #[arg(long, global = true, default_value_t = 1)]
+    pub seed: u64,
+    /// Threads of the load generator
+    #[arg(long, global = true, default_value_t = 2)]
+    pub threads: usize,
+    /// Give up when nothing happens for so long
+    #[arg(long, global = true, default_value = "180s", value_parser = duration)]
+    pub patience: Duration,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Submit, lease and finish as many jobs as the cluster takes
+    Lifecycle(Lifecycle),
+    /// Hold leased jobs with heartbeats and see what they cost
+    Running(Running),
+    /// Submit at a fixed rate and see how long each step takes
+    Latency(Latency),
+    /// Replay a trace of a real grid, or a workload like one
+    Replay(Replay),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Lifecycle {
+    /// Jobs in all
+    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub jobs: u32,
+    /// Jobs per submission (one task) and per lease request
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub batch: u32,
+    /// Bytes of a job's body
+    #[arg(long, default_value_t = 1024, value_parser = body_bytes)]
+    pub body: usize,
+    /// Queues the jobs are spread over
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub queues: u32,
+    /// Submissions in flight; by the batch if not given
+    #[arg(long)]
+    pub submitters: Option<u32>,
+    /// Worker sessions; by the batch if not given
+    #[arg(long)]
+    pub workers: Option<u32>,
+    /// Submit everything first, then drain
+    #[arg(long)]
+    pub phases: bool,
+    /// Jobs run before, not measured; a tenth, at most 20,000, if not given
+    #[arg(long)]
+    pub warmup: Option<u32>,
+}
+
+impl Lifecycle {
+    /// Submitters or workers for a batch: about 1,600 jobs in flight, which hides one commit, on 16 to 64 streams.
+    pub fn parallel(&self, asked: Option<u32>) -> u32 {
+        asked.unwrap_or((1_600 / self.batch).clamp(16, 64)).max(1)
+    }
+
+    /// Jobs of the warm-up.
+    pub fn warmup_jobs(&self) -> u32 {
+        self.warmup.unwrap_or((self.jobs / 10).min(20_000))
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Running {
+    /// Jobs held
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub jobs: u32,
+    /// Interval of the heartbeats of each job
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub heartbeat: Duration,
+    /// Send heartbeats as fast as they are answered
+    #[arg(long)]
+    pub flood: bool,
+    /// How long the jobs are held
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
+    /// Bytes of a job's body
+    #[arg(long, default_value_t = 1024, value_parser = body_bytes)]
+    pub body: usize,
+    /// Queues the jobs are spread over
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub queues: u32,
+    /// Worker sessions
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    pub workers: u32,
+    /// Jobs that pass through another queue while the others are held
+    #[arg(long, default_value_t = 50_000)]
+    pub through: u32,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Latency {
+    /// Submissions a second
+    #[arg(long, default_value_t = 200.0, value_parser = positive)]
+    pub rate: f64,
+    /// How long it is measured
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
+    /// Seconds before, not measured
+    #[arg(long, default_value_t = 3)]
+    pub warmup: u64,
+    /// Jobs per submission
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub batch: u32,
+    /// Bytes of a job's body
+    #[arg(long, default_value_t = 1024, value_parser = body_bytes)]
+    pub body: usize,
+    /// Queues the jobs are spread over
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub queues: u32,
+    /// Most submissions in flight; those that come later start late and are timed from when they were due
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub submitters: u32,
+    /// Worker sessions that wait for work
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub workers: u32,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Replay {
+    /// Trace in the Standard Workload Format, plain or gzip; without it a built-in workload
+    #[arg(long, value_name = "FILE.swf[.gz]")]
+    pub trace: Option<PathBuf>,
+    /// Jobs of the built-in workload, or the first so many of the trace
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub jobs: Option<u32>,
+    /// How many times faster than recorded
+    #[arg(long, default_value_t = 2_000.0, value_parser = positive)]
+    pub speedup: f64,
+    /// Each job of the trace becomes so many
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub amplify: u32,
+    /// Kill a random node this often and start it again 2 s later (only a cluster started here)
+    #[arg(long, value_parser = duration)]
+    pub kill_every: Option<Duration>,
+    /// Bytes of a job's body
+    #[arg(long, default_value_t = 256, value_parser = body_bytes)]
+    pub body: usize,
+    /// Most submissions in flight
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub submitters: u32,
+    /// Worker sessions; each serves some sites
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..))]
+    pub workers: u32,
+}
+
+/// Reads `250ms`, `20s`, `5m`, `2h`; a plain number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("{text:?} is not a time: write 250ms, 20s, 5m or 2h"))?;
+    let seconds = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("{unit:?} is not a unit of time: ms, s, m or h")),
+    };
+    Duration::try_from_secs_f64(number * seconds).map_err(|e| e.to_string())
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
+        _ => Err("a number above 0 is needed".to_owned()),
+    }
+}
+
+/// A body holds the generator's mark.
+fn body_bytes(text: &str) -> Result<usize, String> {
+    let (min, max) = (crate::mark::MARK_BYTES, 1024 * 1024);
+    match text.parse::<usize>() {
+        Ok(bytes) if (min..=max).contains(&bytes) => Ok(bytes),
+        _ => Err(format!("{min} to {max} bytes")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("7"), Ok(Duration::from_secs(7)));
+        for bad in ["", "s", "5 s", "5d", "1e400s", "-1s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+        let cli = Cli::try_parse_from(["moso-bench", "replay", "--nodes", "5", "--kill-every=20s"]);
+        let cli = cli.expect("global options may follow the command");
+        assert_eq!(cli.common.nodes, 5);
+        assert!(matches!(cli.command, Command::Replay(r) if r.kill_every.is_some()));
+    }
+
+    #[test]
+    fn small_batches_get_more_streams() {
+        let parse = |args: &[&str]| match Cli::try_parse_from(args).map(|cli| cli.command) {
+            Ok(Command::Lifecycle(lifecycle)) => lifecycle,
+            other => panic!("{other:?}"),
+        };
+        let one = parse(&["moso-bench", "lifecycle", "--batch", "1"]);
+        assert_eq!(one.parallel(one.workers), 64);
+        let many = parse(&["moso-bench", "lifecycle", "--workers", "3"]);
+        assert_eq!((many.parallel(many.submitters), many.parallel(many.workers)), (16, 3));
+        assert_eq!(many.warmup_jobs(), 20_000);
+    }
+}

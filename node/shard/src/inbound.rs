@@ -1,0 +1,129 @@
+//! What a peer's message must satisfy before Raft sees it.
+//!
+//! raft-rs trusts its peers: several fields, wrong, end the process. Everything here is checked against this replica's
+//! log and configuration, so that a broken peer can cost a message and nothing more.
+
+use crate::error::{Error, Result};
+use crate::limits::{CONTEXT_BYTES_MAX, COUNTER_MAX, ENTRY_BYTES_MAX};
+use crate::storage::Storage;
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+use raft::{Raft, StateRole};
+
+/// Whether `message` may be given to Raft.
+pub(crate) fn check(raft: &Raft<Storage>, message: &Message) -> Result<()> {
+    check_envelope(raft, message)?;
+    match message.get_msg_type() {
+        MessageType::MsgAppend => check_append(message),
+        MessageType::MsgAppendResponse => check_append_response(raft, message),
+        MessageType::MsgHeartbeat => check_heartbeat(raft, message),
+        MessageType::MsgRequestVoteResponse => check_vote(raft, message),
+        MessageType::MsgTimeoutNow if raft.raft_log.committed > raft.raft_log.applied + 1024 => {
+            Err(Error::Refused("asked to campaign while behind in applying"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_envelope(raft: &Raft<Storage>, message: &Message) -> Result<()> {
+    use MessageType::*;
+    let sent_by_replicas = matches!(
+        message.get_msg_type(),
+        MsgAppend
+            | MsgAppendResponse
+            | MsgRequestVote
+            | MsgRequestVoteResponse
+            | MsgRequestPreVote
+            | MsgRequestPreVoteResponse
+            | MsgHeartbeat
+            | MsgHeartbeatResponse
+            | MsgTimeoutNow
+    );
+    let counters = [message.index, message.log_term, message.commit, message.commit_term, message.reject_hint];
+    if !sent_by_replicas {
+        // Local events, forwarded proposals and reads, transfers asked for from outside, and snapshots: the log is not
+        // cut below what a peer may lack, so none is ever sent.
+        Err(Error::Refused("a message type that replicas do not send"))
+    } else if message.to != raft.id {
+        Err(Error::Refused("meant for another replica"))
+    } else if message.from == raft.id || raft.prs().get(message.from).is_none() {
+        Err(Error::Refused("from a replica that is not a member"))
+    } else if message.term == 0 || message.term > COUNTER_MAX || counters.iter().any(|counter| *counter > COUNTER_MAX) {
+        Err(Error::Refused("a counter is out of range"))
+    } else if message.context.len() > CONTEXT_BYTES_MAX {
+        Err(Error::Refused("the context is too long"))
+    } else if message.get_msg_type() != MsgAppend && !message.entries.is_empty() {
+        Err(Error::Refused("entries outside of an append"))
+    } else if message.snapshot.is_some() || message.request_snapshot != 0 {
+        Err(Error::Refused("snapshots are not exchanged"))
+    } else {
+        Ok(())
+    }
+}
+
+/// Entries follow each other and the position named, with terms that do not fall. raft-rs takes the term beyond its log
+/// to be 0, so an append that claims term 0 would fit anywhere.
+fn check_append(message: &Message) -> Result<()> {
+    if (message.index == 0) != (message.log_term == 0) || message.log_term > message.term {
+        return Err(Error::Refused("an append after a position that cannot be"));
+    }
+    let (mut index, mut term) = (message.index, message.log_term);
+    for entry in message.entries.iter() {
+        if entry.index != index + 1 {
+            return Err(Error::Refused("an append with a gap"));
+        }
+        if entry.term == 0 || entry.term < term || entry.term > message.term {
+            return Err(Error::Refused("an append with a term out of order"));
+        }
+        check_entry(entry)?;
+        (index, term) = (entry.index, entry.term);
+    }
+    Ok(())
+}
+
+fn check_entry(entry: &Entry) -> Result<()> {
+    if entry.data.len() > ENTRY_BYTES_MAX || !entry.context.is_empty() {
+        return Err(Error::Refused("an entry that is too large"));
+    }
+    match entry.get_entry_type() {
+        EntryType::EntryNormal => Ok(()),
+        EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+            crate::storage::decode_change(entry).map(drop).ok_or(Error::Refused("an unreadable configuration change"))
+        }
+    }
+}
+
+/// A leader takes a peer's word for how far it is, and the index would then be used to read the leader's log.
+fn check_append_response(raft: &Raft<Storage>, message: &Message) -> Result<()> {
+    let counted = raft.state == StateRole::Leader && message.term == raft.term;
+    if counted && !message.reject && message.index > raft.raft_log.last_index() {
+        return Err(Error::Refused("an acknowledgement of entries that were not sent"));
+    }
+    Ok(())
+}
+
+/// A leader names in a heartbeat only what this replica has acknowledged, thus has on disk. If it is not there, it was
+/// lost after it was acknowledged.
+fn check_heartbeat(raft: &Raft<Storage>, message: &Message) -> Result<()> {
+    let last = raft.raft_log.last_index();
+    if message.term >= raft.term && message.commit > last {
+        return Err(Error::Damaged {
+            shard: raft.store().shard(),
+            peer: raft.id,
+            reason: format!(
+                "replica {} counts on entry {} here, but the log ends at {last}",
+                message.from, message.commit
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// Requests for a vote leave only after all entries are on disk, so an answer cannot be earlier, unless the answer
+/// overtakes the report of the write. A leader must not start with entries that are not persisted: let the next campaign
+/// win.
+fn check_vote(raft: &Raft<Storage>, message: &Message) -> Result<()> {
+    if !message.reject && raft.raft_log.persisted < raft.raft_log.last_index() {
+        return Err(Error::Refused("a vote for a replica with entries that are not persisted"));
+    }
+    Ok(())
+}
