@@ -114,11 +114,7 @@ impl Pool {
     pub fn named(&self, address: &str) -> Result<Node> {
         let mut state = self.lock();
         state.add(address, u32::MAX)?;
-        Ok(state
-            .find(address)
-            .expect("it was just added")
-            .node
-            .clone())
+        Ok(state.find(address).expect("it was just added").node.clone())
     }
 
     /// Whether some node is not known to be down.
@@ -179,8 +175,11 @@ impl Pool {
             }
         }
         state.entries.sort_by_key(|e| e.number);
-        let address: HashMap<u32, &str> =
-            cluster.nodes.iter().map(|n| (n.id, n.api.as_str())).collect();
+        let address: HashMap<u32, &str> = cluster
+            .nodes
+            .iter()
+            .map(|n| (n.id, n.api.as_str()))
+            .collect();
         state.leaders = cluster
             .shards
             .iter()

@@ -77,7 +77,12 @@ impl Failure {
 
     fn of_foreign(status: &Status, node: &str, message: String) -> Self {
         use tonic::Code as Grpc;
-        let refused = |code| Failure::Final(Error::Refused { code, message: message.clone() });
+        let refused = |code| {
+            Failure::Final(Error::Refused {
+                code,
+                message: message.clone(),
+            })
+        };
         match status.code() {
             Grpc::InvalidArgument | Grpc::FailedPrecondition => refused(Code::Invalid),
             Grpc::NotFound => refused(Code::NotFound),

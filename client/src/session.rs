@@ -275,8 +275,10 @@ impl Session {
             let mut frame = self.read().await?;
             if let Some(ack) = frame.results.take() {
                 let (accepted, others) = ack.accepted.into_iter().partition(|id| open.remove(id));
-                let (refused, other_refusals) =
-                    ack.refused.into_iter().partition(|r| open.remove(&r.job_id));
+                let (refused, other_refusals) = ack
+                    .refused
+                    .into_iter()
+                    .partition(|r| open.remove(&r.job_id));
                 settled.accepted.extend::<Vec<u64>>(accepted);
                 settled.refused.extend::<Vec<_>>(refused);
                 let (again, others_again): (Vec<u64>, _) =
@@ -346,8 +348,8 @@ impl Session {
     /// What a fault of the node means to the caller.
     pub(crate) fn fault(&self, fault: Fault) -> Error {
         let code = fault.code.parse().unwrap_or(Code::Internal);
-        let retry_after = (fault.retry_after_ms > 0)
-            .then(|| Duration::from_millis(fault.retry_after_ms.into()));
+        let retry_after =
+            (fault.retry_after_ms > 0).then(|| Duration::from_millis(fault.retry_after_ms.into()));
         by_code(code, fault.message, retry_after, self.node())
     }
 
@@ -364,7 +366,10 @@ impl Session {
         if beats > MESSAGE_BYTES_MAX / 18 {
             return Err(Error::Refused {
                 code: Code::TooLarge,
-                message: format!("a heartbeat carries at most {} jobs", MESSAGE_BYTES_MAX / 18),
+                message: format!(
+                    "a heartbeat carries at most {} jobs",
+                    MESSAGE_BYTES_MAX / 18
+                ),
             });
         }
         Ok(())
@@ -431,7 +436,11 @@ impl Session {
             self.again.extend(&ack.retry);
         }
         let open = self.open_lease.as_ref().map(|request| request.request_id);
-        if frame.lease.as_ref().is_some_and(|r| Some(r.request_id) == open) {
+        if frame
+            .lease
+            .as_ref()
+            .is_some_and(|r| Some(r.request_id) == open)
+        {
             self.open_lease = None;
         }
         Ok(frame)

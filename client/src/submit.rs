@@ -2,10 +2,10 @@
 
 use crate::client::{Client, jobs};
 use crate::error::{Error, Result};
+use bytes::Bytes;
 use moso_proto::id::shard_of_submission;
 use moso_proto::v1::{JobSpec, SubmitReply, SubmitRequest, TaskSpec};
 use moso_proto::{Code, MESSAGE_BYTES_MAX};
-use bytes::Bytes;
 use rand::RngCore;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -107,7 +107,9 @@ impl Client {
 /// 6 bytes Unix time in ms, big endian, then 10 random ones.
 fn new_id() -> [u8; 16] {
     // A clock before 1970 gives an id that the cluster refuses as too old: the caller sees it at once.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let mut id = [0; 16];
     id[..6].copy_from_slice(&(now.as_millis() as u64).to_be_bytes()[2..]);
     rand::rng().fill_bytes(&mut id[6..]);
@@ -147,7 +149,14 @@ mod tests {
         let request = submission.into_request().unwrap();
         assert_eq!((request.jobs.len(), request.array), (2, 0));
         assert_eq!(request.submission_id[..], id);
-        assert_eq!(Submission::new(task()).array(5).into_request().unwrap().array, 5);
+        assert_eq!(
+            Submission::new(task())
+                .array(5)
+                .into_request()
+                .unwrap()
+                .array,
+            5
+        );
     }
 
     #[test]

@@ -53,7 +53,10 @@ impl Watch {
                 },
                 Some((node, views)) => match views.message().await {
                     Ok(Some(view)) => return Ok(view),
-                    Ok(None) => (node.clone(), Failure::Transport("it closed the watch".into())),
+                    Ok(None) => (
+                        node.clone(),
+                        Failure::Transport("it closed the watch".into()),
+                    ),
                     Err(status) => (node.clone(), Failure::of(&status, node)),
                 },
             };
@@ -77,7 +80,10 @@ impl Watch {
                 let failure = Failure::of(&status, &address);
                 Err((address, failure))
             }
-            Err(_) => Err((address, Failure::Transport(format!("no answer within {deadline:?}")))),
+            Err(_) => Err((
+                address,
+                Failure::Transport(format!("no answer within {deadline:?}")),
+            )),
         }
     }
 }
@@ -98,7 +104,12 @@ mod tests {
         for state in [TaskState::Ready, TaskState::Running] {
             assert!(!has_ended(state.name()));
         }
-        for state in [TaskState::Done, TaskState::Finished, TaskState::Failed, TaskState::Aborted] {
+        for state in [
+            TaskState::Done,
+            TaskState::Finished,
+            TaskState::Failed,
+            TaskState::Aborted,
+        ] {
             assert!(state.is_final() && has_ended(state.name()));
         }
     }

@@ -261,7 +261,12 @@ mod tests {
         assert!(matches!(held.insert(lease(2, 4), now, 0), Taken::Busy));
         first.set_phase(Phase::Starting);
         let beat = held.heartbeat(now);
-        let mut rows: Vec<_> = beat.jobs.iter().zip(&beat.attempts).zip(&beat.phases).collect();
+        let mut rows: Vec<_> = beat
+            .jobs
+            .iter()
+            .zip(&beat.attempts)
+            .zip(&beat.phases)
+            .collect();
         rows.sort();
         assert_eq!(rows, [((&1, &1), &1), ((&2, &3), &2)]);
         assert_eq!(held.heartbeat_interval(), Some(Duration::from_secs(15)));

@@ -118,6 +118,9 @@ mod tests {
         assert_eq!(result.output.len(), OUTPUT_BYTES_MAX);
         assert_eq!(result.errors.len(), ERRORS_MAX);
         assert!(result.errors[0].text.len() <= ERROR_TEXT_BYTES_MAX);
-        assert_eq!((result.job_id, result.attempt, result.started_ms), (1, 2, 3));
+        assert_eq!(
+            (result.job_id, result.attempt, result.started_ms),
+            (1, 2, 3)
+        );
     }
 }

@@ -11,7 +11,9 @@ use crate::worker::outcome::JobOutcome;
 use crate::worker::{Control, Worker, WorkerReport};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use moso_proto::v1::{Fault, JobResult, Lease, LeaseReply, LeaseRequest, NodeFrame, Outcome, ResultAck};
+use moso_proto::v1::{
+    Fault, JobResult, Lease, LeaseReply, LeaseRequest, NodeFrame, Outcome, ResultAck,
+};
 use rand::Rng;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -188,7 +190,10 @@ where
         if !self.held.is_empty() {
             due(self.heartbeat_at);
         }
-        if let Some(at) = self.recalled_at {
+        if let Some(at) = self.recalled_at
+            && self.session.awaits_lease()
+            && at + RECALL_TIMEOUT > now
+        {
             due(at + RECALL_TIMEOUT);
         }
         if self.session.wants_again() {
@@ -306,7 +311,10 @@ where
             self.on_fault(fault, now);
         }
         if frame.drain {
-            tracing::info!(node = self.session.node(), "the node stops; going on at another");
+            tracing::info!(
+                node = self.session.node(),
+                "the node stops; going on at another"
+            );
             self.connecting = Some(self.session.new_wire().boxed());
         }
     }

@@ -13,6 +13,7 @@ use crate::limits::{COMMAND_JOBS_MAX, ENTRY_COMMANDS_MAX};
 use crate::task::RetryPolicy;
 use bytes::Bytes;
 use moso_proto::{Code, JobState};
+use serde::{Deserialize, Serialize};
 
 const FORMAT: u8 = 1;
 
@@ -486,7 +487,7 @@ fn get_numbers(get: &mut Get) -> Result<Vec<u64>, Error> {
 }
 
 /// What became of one result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ResultStatus {
     /// Recorded, or the same was recorded before.
     Accepted,
@@ -498,7 +499,7 @@ pub enum ResultStatus {
 pub type ActRefusals = Vec<(ActRefusal, u64, u64)>;
 
 /// Reasons of [`ActRefusals`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum ActRefusal {
     /// No such live job.
@@ -512,7 +513,7 @@ pub enum ActRefusal {
 }
 
 /// Answer to a command.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
     /// To a submission.
     Submitted {

@@ -27,7 +27,7 @@ pub enum Error {
 }
 
 /// A command that was understood and refused; nothing changed. The caller must act on it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Refusal {
     /// Why.
     pub code: Code,

@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::limits::{CONTEXT_BYTES_MAX, COUNTER_MAX, ENTRY_BYTES_MAX};
-use crate::storage::Storage;
+use crate::storage::{Storage, decode_change};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raft::{Raft, StateRole};
 
@@ -16,10 +16,6 @@ pub(crate) fn check(raft: &Raft<Storage>, message: &Message) -> Result<()> {
         MessageType::MsgAppend => check_append(message),
         MessageType::MsgAppendResponse => check_append_response(raft, message),
         MessageType::MsgHeartbeat => check_heartbeat(raft, message),
-        MessageType::MsgRequestVoteResponse => check_vote(raft, message),
-        MessageType::MsgTimeoutNow if raft.raft_log.committed > raft.raft_log.applied + 1024 => {
-            Err(Error::Refused("asked to campaign while behind in applying"))
-        }
         _ => Ok(()),
     }
 }
@@ -87,7 +83,7 @@ fn check_entry(entry: &Entry) -> Result<()> {
     match entry.get_entry_type() {
         EntryType::EntryNormal => Ok(()),
         EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
-            crate::storage::decode_change(entry).map(drop).ok_or(Error::Refused("an unreadable configuration change"))
+            decode_change(entry).map(drop).ok_or(Error::Refused("an unreadable configuration change"))
         }
     }
 }
@@ -114,16 +110,6 @@ fn check_heartbeat(raft: &Raft<Storage>, message: &Message) -> Result<()> {
                 message.from, message.commit
             ),
         });
-    }
-    Ok(())
-}
-
-/// Requests for a vote leave only after all entries are on disk, so an answer cannot be earlier, unless the answer
-/// overtakes the report of the write. A leader must not start with entries that are not persisted: let the next campaign
-/// win.
-fn check_vote(raft: &Raft<Storage>, message: &Message) -> Result<()> {
-    if !message.reject && raft.raft_log.persisted < raft.raft_log.last_index() {
-        return Err(Error::Refused("a vote for a replica with entries that are not persisted"));
     }
     Ok(())
 }

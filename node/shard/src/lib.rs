@@ -19,15 +19,20 @@
 
 mod cache;
 mod config;
+pub mod core;
 mod error;
 mod inbound;
+mod leading;
+pub mod leases;
 pub mod limits;
+pub mod meta_core;
 mod output;
 mod pending;
 mod quorum;
 mod replica;
 mod storage;
 mod terms;
+pub mod timeouts;
 pub mod wire;
 
 #[cfg(test)]

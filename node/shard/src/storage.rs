@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::output::Position;
 use crate::terms::Terms;
 use protobuf::Message as _;
-use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType, HardState, Snapshot};
+use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, StorageError};
 use std::cell::RefCell;
 use std::io;
@@ -214,19 +214,12 @@ impl raft::Storage for Storage {
     }
 }
 
-/// Reads a configuration change; `None` if it is not one.
+/// Reads a configuration change. Only the second form is ever proposed.
 pub(crate) fn decode_change(entry: &Entry) -> Option<ConfChangeV2> {
-    match entry.get_entry_type() {
-        EntryType::EntryNormal => None,
-        EntryType::EntryConfChange => {
-            let mut change = ConfChange::default();
-            change.merge_from_bytes(&entry.data).ok()?;
-            Some(raft_change(change))
-        }
-        EntryType::EntryConfChangeV2 => {
-            let mut change = ConfChangeV2::default();
-            change.merge_from_bytes(&entry.data).ok()?;
-            Some(change)
-        }
+    if entry.get_entry_type() != EntryType::EntryConfChangeV2 {
+        return None;
     }
+    let mut change = ConfChangeV2::default();
+    change.merge_from_bytes(&entry.data).ok()?;
+    Some(change)
 }

@@ -148,6 +148,10 @@ impl Machine {
     pub fn worker(&self, session: u64) -> &str {
         self.holders.get(&session).map_or("", |h| &h.name)
     }
+    /// Sessions that hold leases here.
+    pub fn sessions(&self) -> usize {
+        self.holders.len()
+    }
     /// Live jobs, those not yet made included.
     pub fn live(&self) -> u64 {
         self.jobs.len() as u64 + self.tasks.values().filter(|t| t.array).map(|t| u64::from(t.rest_len())).sum::<u64>()

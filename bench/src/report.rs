@@ -1,0 +1,380 @@
+//! The report of a run, as JSON and for people.
+
+use crate::books::Balance;
+use crate::check::Count;
+use crate::histogram::{Percentiles, Step};
+use crate::monitor::Seen;
+use crate::run::Run;
+use moso_proto::JobState;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// Sites shown one by one.
+const SITES_SHOWN: usize = 10;
+
+/// Everything a run found. Keys that do not apply are left out of the JSON.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Name of the command.
+    pub command: String,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Nodes of the cluster.
+    pub nodes: u64,
+    /// Jobs asked for.
+    pub jobs: u64,
+    /// Jobs of one submission.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<u32>,
+    /// Bytes of a body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_bytes: Option<usize>,
+    /// Length of the measurement, s.
+    pub seconds: f64,
+    /// Jobs ended per second of it.
+    pub jobs_per_s: f64,
+    /// Rates of its parts.
+    #[serde(skip_serializing_if = "Phases::is_empty")]
+    pub phases: Phases,
+    /// Submitted jobs whose end was never acknowledged.
+    pub lost: u64,
+    /// Ends accepted twice.
+    pub doubled: u64,
+    /// Results refused because the attempt was no longer current.
+    pub stale_refused: u64,
+    /// Every asked job ended exactly once, by the books and by the cluster.
+    pub ok: bool,
+    /// What was wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+    /// Jobs by state, as the cluster counts them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub states: BTreeMap<String, u64>,
+    /// Latencies by step.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub latency_ms: BTreeMap<&'static str, Percentiles>,
+    /// What the nodes used.
+    pub server: Server,
+    /// What the generator used.
+    pub generator: Generator,
+    /// Most jobs held by workers at once.
+    pub peak_running: u64,
+    /// Nodes killed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kills: Option<u64>,
+    /// Ends by site: name, finished, failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sites: Vec<(String, u64, u64)>,
+}
+
+/// Rates of the parts of a run, jobs a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Phases {
+    /// From the start to the last acknowledged submission.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub submit_per_s: Option<f64>,
+    /// From the first lease to the last end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_per_s: Option<f64>,
+    /// Leases while none ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_per_s: Option<f64>,
+}
+
+impl Phases {
+    fn is_empty(&self) -> bool {
+        *self == Phases::default()
+    }
+}
+
+/// What the nodes used, all together unless said otherwise.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Server {
+    /// CPU time per ended job, µs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_us_per_job: Option<f64>,
+    /// Most resident memory, MiB.
+    pub rss_mib: f64,
+    /// Bytes written to disk per ended job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_bytes_per_job: Option<f64>,
+    /// Growth of one node's resident memory per job held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_running_job: Option<f64>,
+    /// The same by the nodes' own count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counted_bytes_per_running_job: Option<f64>,
+    /// Heartbeats of single jobs per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeats_per_s: Option<f64>,
+    /// Cores used above those of the idle cluster while jobs were held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat_cpu_cores: Option<f64>,
+    /// Jobs per second through another queue while jobs were held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub through_per_s: Option<f64>,
+}
+
+/// What the generator used.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Generator {
+    /// CPU time per ended job, µs.
+    pub cpu_us_per_job: f64,
+}
+
+impl Report {
+    /// A report of a command.
+    pub fn new(command: &str, seed: u64, jobs: u64) -> Report {
+        Report {
+            command: command.to_owned(),
+            seed,
+            jobs,
+            ..Report::default()
+        }
+    }
+
+    /// Enters what the monitor saw and what the run's histograms hold.
+    pub fn measured(&mut self, run: &Run, seen: &Seen) {
+        let ended = run.books.ended_count().max(1) as f64;
+        self.seconds = seen.seconds;
+        self.jobs_per_s = ended / seen.seconds.max(1e-6);
+        self.server.cpu_us_per_job = Some(seen.used.cpu_us as f64 / ended);
+        self.server.disk_bytes_per_job = Some(seen.used.written_bytes as f64 / ended);
+        self.server.rss_mib = seen.rss_peak_bytes as f64 / f64::from(1 << 20);
+        self.generator.cpu_us_per_job = seen.generator_cpu_us as f64 / ended;
+        self.peak_running = run.running_peak();
+        let step = |step: Step| Some((step.name(), run.latencies.percentiles(step)?));
+        self.latency_ms = Step::ALL.into_iter().filter_map(step).collect();
+        self.sites = run.by_site();
+    }
+
+    /// Enters the two accounts and compares them.
+    pub fn checked(&mut self, balance: &Balance, count: &Count) {
+        self.lost = balance.lost;
+        self.doubled = balance.doubled;
+        self.stale_refused = balance.stale;
+        self.states.clone_from(&count.states);
+        let mut problem = |wrong: bool, text: String| {
+            if wrong {
+                self.problems.push(text);
+            }
+        };
+        let asked = self.jobs;
+        problem(balance.lost > 0, format!("{} jobs lost", balance.lost));
+        problem(balance.doubled > 0, format!("{} jobs ended twice", balance.doubled));
+        problem(
+            balance.submitted != asked,
+            format!("{} of {asked} jobs submitted", balance.submitted),
+        );
+        problem(
+            balance.unasked > 0,
+            format!("{} jobs ended that nobody submitted", balance.unasked),
+        );
+        problem(
+            balance.refused > 0,
+            format!("{} results refused", balance.refused),
+        );
+        problem(
+            count.missing > 0,
+            format!("{} jobs unknown to the cluster", count.missing),
+        );
+        problem(
+            count.ended() != asked,
+            format!("{} of {asked} jobs ended by the cluster's count", count.ended()),
+        );
+        let unseen = asked.saturating_sub(balance.finished + balance.failed);
+        let finished = count.of(JobState::Finished);
+        // Ends whose acknowledgement never came may be of either kind.
+        problem(
+            finished < balance.finished || finished > balance.finished + unseen,
+            format!(
+                "{finished} jobs finished by the cluster's count, {} by the books",
+                balance.finished
+            ),
+        );
+        self.ok = self.problems.is_empty();
+    }
+
+    /// The report for people.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{name:>24}  {value}");
+        };
+        line("jobs", format!("{} in {:.2} s", self.jobs, self.seconds));
+        line("rate", format!("{:.0} jobs/s", self.jobs_per_s));
+        let rates = [
+            ("submit", self.phases.submit_per_s),
+            ("lease", self.phases.lease_per_s),
+            ("drain", self.phases.drain_per_s),
+            ("through while held", self.server.through_per_s),
+        ];
+        for (name, rate) in rates {
+            if let Some(rate) = rate {
+                line(name, format!("{rate:.0} jobs/s"));
+            }
+        }
+        line("peak running", self.peak_running.to_string());
+        for (step, p) in Step::ALL
+            .into_iter()
+            .filter_map(|s| Some((s.name(), self.latency_ms.get(s.name())?)))
+        {
+            let name = format!("{step} latency");
+            line(
+                &name,
+                format!(
+                    "p50 {:.1}  p90 {:.1}  p99 {:.1}  p99.9 {:.1}  max {:.1} ms",
+                    p.p50, p.p90, p.p99, p.p999, p.max
+                ),
+            );
+        }
+        self.server_text(&mut line);
+        self.site_text(&mut line);
+        for (state, jobs) in &self.states {
+            line(state, format!("{jobs} jobs"));
+        }
+        if let Some(kills) = self.kills {
+            line("nodes killed", kills.to_string());
+        }
+        line(
+            "check",
+            format!(
+                "lost {}, doubled {}, stale results refused {}",
+                self.lost, self.doubled, self.stale_refused
+            ),
+        );
+        for problem in &self.problems {
+            line("WRONG", problem.clone());
+        }
+        if self.ok {
+            line("", "every job ended exactly once".to_owned());
+        }
+        text
+    }
+
+    fn server_text(&self, line: &mut impl FnMut(&str, String)) {
+        let server = &self.server;
+        let figures = [
+            ("nodes' CPU", server.cpu_us_per_job, "µs/job"),
+            ("written to disk", server.disk_bytes_per_job, "bytes/job"),
+            ("memory, one node", server.bytes_per_running_job, "bytes/running job"),
+            (
+                "by its own count",
+                server.counted_bytes_per_running_job,
+                "bytes/running job",
+            ),
+            ("heartbeats", server.heartbeats_per_s, "jobs/s"),
+        ];
+        for (name, figure, unit) in figures {
+            if let Some(figure) = figure {
+                line(name, format!("{figure:.1} {unit}"));
+            }
+        }
+        if let Some(cores) = server.heartbeat_cpu_cores {
+            line("nodes' CPU for them", format!("{cores:.3} cores"));
+        }
+        line("nodes' memory", format!("{:.0} MiB at most, {} nodes", server.rss_mib, self.nodes));
+        line("generator's CPU", format!("{:.1} µs/job", self.generator.cpu_us_per_job));
+    }
+
+    fn site_text(&self, line: &mut impl FnMut(&str, String)) {
+        let mut sites = self.sites.clone();
+        sites.sort_by_key(|(name, finished, failed)| (u64::MAX - finished - failed, name.clone()));
+        let words = |finished: u64, failed: u64| format!("{finished} finished, {failed} failed");
+        for (name, finished, failed) in sites.iter().take(SITES_SHOWN) {
+            line(name, words(*finished, *failed));
+        }
+        if let Some(rest) = sites.get(SITES_SHOWN..).filter(|rest| !rest.is_empty()) {
+            let finished = rest.iter().map(|site| site.1).sum();
+            let failed = rest.iter().map(|site| site.2).sum();
+            line(&format!("{} more sites", rest.len()), words(finished, failed));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clean() -> (Balance, Count) {
+        let balance = Balance {
+            submitted: 100,
+            finished: 98,
+            failed: 2,
+            ..Balance::default()
+        };
+        let states = [("finished", 98), ("failed", 2)];
+        let count = Count {
+            tasks: 1,
+            states: states.map(|(name, n)| (name.to_owned(), n)).into(),
+            missing: 0,
+        };
+        (balance, count)
+    }
+
+    #[test]
+    fn the_json_has_the_agreed_keys() {
+        let mut report = Report::new("lifecycle", 7, 100);
+        let (balance, count) = clean();
+        report.checked(&balance, &count);
+        report.batch = Some(10);
+        report.phases.submit_per_s = Some(5.0);
+        report.server.cpu_us_per_job = Some(1.5);
+        let p = Percentiles {
+            p50: 1.0,
+            p90: 2.0,
+            p99: 3.0,
+            p999: 4.0,
+            max: 5.0,
+        };
+        report.latency_ms.insert("submit", p);
+        let json = serde_json::to_value(&report).expect("JSON");
+        let expected = serde_json::json!({
+            "command": "lifecycle", "seed": 7, "nodes": 0, "jobs": 100, "batch": 10,
+            "seconds": 0.0, "jobs_per_s": 0.0, "phases": {"submit_per_s": 5.0},
+            "lost": 0, "doubled": 0, "stale_refused": 0, "ok": true,
+            "states": {"failed": 2, "finished": 98},
+            "latency_ms": {"submit": {"p50": 1.0, "p90": 2.0, "p99": 3.0, "p999": 4.0, "max": 5.0}},
+            "server": {"cpu_us_per_job": 1.5, "rss_mib": 0.0},
+            "generator": {"cpu_us_per_job": 0.0}, "peak_running": 0,
+        });
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn each_kind_of_disagreement_is_a_problem() {
+        type Change = fn(&mut Balance, &mut Count);
+        let changes: [Change; 7] = [
+            |balance, _| balance.lost = 1,
+            |balance, _| balance.doubled = 1,
+            |balance, _| balance.submitted = 99,
+            |balance, _| balance.unasked = 1,
+            |_, count| count.missing = 1,
+            |_, count| _ = count.states.insert("finished".to_owned(), 97),
+            |_, count| {
+                count.states.insert("finished".to_owned(), 99);
+                count.states.insert("failed".to_owned(), 1);
+            },
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let (mut balance, mut count) = clean();
+            change(&mut balance, &mut count);
+            let mut report = Report::new("replay", 1, 100);
+            report.checked(&balance, &count);
+            assert!(!report.ok, "change {number}");
+            assert!(report.text().contains("WRONG"));
+        }
+    }
+
+    #[test]
+    fn the_text_names_ten_sites_and_sums_the_rest() {
+        let mut report = Report::new("replay", 1, 100);
+        report.sites = (0..13).map(|n| (format!("s{n}"), 100 - n, n)).collect();
+        report.sites[12].1 = 1_000;
+        let text = report.text();
+        assert!(text.contains("s12  1000 finished") && text.contains("s8  92 finished"));
+        assert!(text.contains("3 more sites  270 finished, 30 failed"), "{text}");
+    }
+}

@@ -1,0 +1,282 @@
+//! A worker session as the generator uses it: many jobs, no task per job, and books kept of every report.
+
+use crate::books::Ending;
+use crate::histogram::Step;
+use crate::mark::Mark;
+use crate::run::Run;
+use anyhow::{Context, Result, anyhow};
+use moso_client::v1::{
+    ErrorPair, Heartbeat, JobResult, LeaseReply, LeaseRequest, NodeFrame,
+    Outcome, ResultAck,
+};
+use moso_client::{Error, NodeRef, Session, SessionOptions, Turn};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest wait of a lease request.
+const LEASE_WAIT_MS: u32 = 5_000;
+/// Wait before a refused request or an undecided result is sent again, and its ceiling when a node names a time.
+const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// A leased job.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Its id.
+    pub job_id: u64,
+    /// The attempt leased.
+    pub attempt: u32,
+    /// Who made it.
+    pub mark: Mark,
+    /// How often the cluster wants a heartbeat, ms.
+    pub heartbeat_ms: u32,
+}
+
+/// A report that awaits its acknowledgement.
+struct Reported {
+    mark: Mark,
+    ending: Ending,
+    due_us: u64,
+}
+
+/// What a frame meant.
+#[derive(Debug, Default)]
+pub struct Event {
+    /// Answer to the lease request; empty: there was nothing.
+    pub leases: Option<Vec<Held>>,
+    /// Jobs that are no longer this session's.
+    pub lost: Vec<u64>,
+    /// A heartbeat was answered.
+    pub beat_answered: bool,
+    /// The stream is a new one: heartbeats on the way were lost.
+    pub reconnected: bool,
+}
+
+/// A worker session.
+pub struct Station {
+    session: Session,
+    run: Arc<Run>,
+    reported: HashMap<u64, Reported>,
+    /// Reports for jobs that another run left behind.
+    leftovers: Vec<JobResult>,
+}
+
+impl Station {
+    /// Opens a session; sessions spread over the nodes by `index`.
+    ///
+    /// # Errors
+    /// When no node takes it.
+    pub async fn open(run: Arc<Run>, index: usize) -> Result<Station> {
+        let options = SessionOptions {
+            worker: format!("bench-{index}"),
+            node: Some(NodeRef::Index(index)),
+        };
+        let session = run.client.session(options).await.context("session")?;
+        Ok(Station {
+            session,
+            run,
+            reported: HashMap::new(),
+            leftovers: Vec::new(),
+        })
+    }
+
+    /// Whether a lease request is open.
+    pub fn awaits_lease(&self) -> bool {
+        self.session.awaits_lease()
+    }
+
+    /// Results sent and not acknowledged.
+    pub fn unacked(&self) -> usize {
+        self.session.unacked()
+    }
+
+    /// The report of a job that should end at `due_us`; goes with the next turn.
+    pub fn report(&mut self, held: &Held, ending: Ending, due_us: u64) -> JobResult {
+        let reported = Reported {
+            mark: held.mark,
+            ending,
+            due_us,
+        };
+        self.reported.insert(held.job_id, reported);
+        self.run.release(1);
+        result_of(held.job_id, held.attempt, ending)
+    }
+
+    /// Sends results, a heartbeat and a request in one frame.
+    ///
+    /// # Errors
+    /// When the session cannot go on.
+    pub async fn turn(
+        &mut self,
+        mut results: Vec<JobResult>,
+        heartbeat: Option<Heartbeat>,
+        lease: Option<LeaseRequest>,
+    ) -> Result<()> {
+        results.append(&mut self.leftovers);
+        let turn = Turn {
+            results,
+            heartbeat,
+            lease,
+        };
+        match self.session.turn(turn).await {
+            Err(Error::Disconnected { .. }) => self.reconnect().await,
+            other => other.context("worker session"),
+        }
+    }
+
+    /// The next frame, for [`take`](Self::take). Dropping the future loses nothing.
+    pub async fn frame(&mut self) -> moso_client::Result<NodeFrame> {
+        self.session.next().await
+    }
+
+    /// Enters a frame in the books and says what it meant. Not to be dropped half way.
+    ///
+    /// # Errors
+    /// When the session cannot go on, or the queue holds jobs that no run of this program made.
+    pub async fn take(&mut self, frame: moso_client::Result<NodeFrame>) -> Result<Event> {
+        let mut event = Event::default();
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(Error::Disconnected { .. }) => {
+                self.reconnect().await?;
+                event.reconnected = true;
+                return Ok(event);
+            }
+            Err(error) => return Err(error).context("worker session"),
+        };
+        if let Some(ack) = frame.results {
+            self.take_ack(ack).await?;
+        }
+        if let Some(reply) = frame.heartbeat {
+            event.beat_answered = true;
+            event.lost = reply.lost;
+        }
+        if let Some(reply) = frame.lease {
+            event.leases = self.take_leases(reply).await?;
+        }
+        if let Some(fault) = &frame.fault {
+            tracing::debug!(code = fault.code, message = fault.message, "session fault");
+            tokio::time::sleep(pause(fault.retry_after_ms)).await;
+        }
+        if frame.drain || frame.fault.is_some() {
+            self.reconnect().await?;
+            event.reconnected = true;
+        }
+        Ok(event)
+    }
+
+    /// Leaves. Reports that are not acknowledged yet are given up.
+    pub async fn close(self) {
+        // Nothing depends on the farewell.
+        let _ = self.session.close().await;
+    }
+
+    async fn take_ack(&mut self, ack: ResultAck) -> Result<()> {
+        let now_us = self.run.now_us();
+        for job in ack.accepted {
+            if let Some(r) = self.reported.remove(&job) {
+                self.run.ended(job, &r.mark, r.ending, r.due_us, now_us);
+            }
+        }
+        for refusal in ack.refused {
+            if self.reported.remove(&refusal.job_id).is_some() {
+                self.run.books.refused(refusal.job_id, &refusal.code);
+            }
+        }
+        if !ack.retry.is_empty() {
+            tokio::time::sleep(PAUSE).await;
+            self.turn(Vec::new(), None, None).await?;
+        }
+        Ok(())
+    }
+
+    /// `None`: the answer of a request that was replaced.
+    async fn take_leases(&mut self, reply: LeaseReply) -> Result<Option<Vec<Held>>> {
+        if reply.request_id != self.session.request_id() {
+            return Ok(None);
+        }
+        if let Some(fault) = reply.fault {
+            tracing::debug!(code = fault.code, message = fault.message, "no lease");
+            tokio::time::sleep(pause(fault.retry_after_ms)).await;
+            return Ok(Some(Vec::new()));
+        }
+        let mut held = Vec::with_capacity(reply.leases.len());
+        for lease in reply.leases {
+            match Mark::of(&lease.body) {
+                Some(mark) if mark.run == self.run.number => held.push(Held {
+                    job_id: lease.job_id,
+                    attempt: lease.attempt,
+                    mark,
+                    heartbeat_ms: lease.heartbeat_ms,
+                }),
+                Some(_) => {
+                    let result = result_of(lease.job_id, lease.attempt, Ending::Finished);
+                    self.leftovers.push(result);
+                }
+                None => {
+                    return Err(anyhow!(
+                        "queue {} holds job {}, which this program did not make: use another cluster",
+                        lease.queue,
+                        lease.job_id
+                    ));
+                }
+            }
+        }
+        let now_us = self.run.now_us();
+        for job in &held {
+            let intended_us = job.mark.intended_us;
+            self.run.latencies.record(Step::Dispatch, intended_us, now_us, 1);
+        }
+        self.run.books.leased(held.len() as u64);
+        self.run.hold(held.len() as u64);
+        Ok(Some(held))
+    }
+
+    async fn reconnect(&mut self) -> Result<()> {
+        loop {
+            match self.session.reconnect().await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_retryable() && !self.run.is_stopped() => {
+                    tracing::debug!(%error, "session");
+                    tokio::time::sleep(PAUSE_MAX).await;
+                }
+                Err(error) => return Err(error).context("worker session"),
+            }
+        }
+    }
+}
+
+/// A request for up to `max_jobs` jobs that waits for work.
+pub fn lease_request(queues: &[String], max_jobs: u32) -> LeaseRequest {
+    LeaseRequest {
+        queues: queues.to_vec(),
+        max_jobs,
+        wait_ms: LEASE_WAIT_MS,
+        ..LeaseRequest::default()
+    }
+}
+
+fn pause(retry_after_ms: u32) -> Duration {
+    Duration::from_millis(retry_after_ms.into()).clamp(PAUSE, PAUSE_MAX)
+}
+
+fn result_of(job_id: u64, attempt: u32, ending: Ending) -> JobResult {
+    let mut result = JobResult {
+        job_id,
+        attempt,
+        outcome: Outcome::Finished.into(),
+        ..JobResult::default()
+    };
+    if ending == Ending::Failed {
+        result.outcome = Outcome::Failed.into();
+        result.exit_code = 1;
+        result.no_retry = true;
+        result.errors.push(ErrorPair {
+            source: "bench".to_owned(),
+            code: 1,
+            text: "failed in the trace".to_owned(),
+        });
+    }
+    result
+}

@@ -1,0 +1,556 @@
+//! A shard's core: the replica, the job machine, and, while it leads, the leader's volatile state. Fed with messages,
+//! ticks, commands and times; asked for its output after each turn. No clock, no I/O, no threads: the node's reactor
+//! and the simulator drive the same code.
+//!
+//! The path of a command: [`Core::command`] gathers it, [`Core::flush`] proposes the gathered ones as one entry, the
+//! log writer puts it on disk, a majority acknowledges, [`Core::turn`] applies it, and the reply goes to whoever asked.
+//! What is gathered while a write is under way goes into the next entry.
+
+use crate::leading::Leading;
+use crate::leases::ExpiryPolicy;
+use crate::limits::{BATCHES_MAX, BATCH_BYTES_MAX, ENTRY_BYTES_TARGET, PROPOSALS_MAX, SWEEP_JOBS_MIN, SWEEP_PARTS, UNPERSISTED_MAX};
+use crate::output::{Append, Payload, Position, Role};
+use crate::pending::Pending;
+use crate::quorum::QuorumLease;
+use crate::replica::Replica;
+use crate::timeouts::TimeoutTable;
+use crate::{ConfState, Error, Message};
+use bytes::Bytes;
+use moso_queue::command::{Command, EntryBuilder, Reply};
+use moso_queue::effect::Signal;
+use moso_queue::limits::{COMMAND_JOBS_MAX, DEDUP_WINDOW_MS, ENTRY_COMMANDS_MAX};
+use moso_queue::ready::Popped;
+use moso_queue::{Effects, Machine, ReadyIndex};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What the meta group says about time.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Of leases.
+    pub expiry: ExpiryPolicy,
+    /// Of states.
+    pub timeouts: Arc<TimeoutTable>,
+}
+
+/// What becomes of a command that was asked for.
+#[derive(Debug, PartialEq)]
+pub enum Answer {
+    /// Applied.
+    Reply(Reply),
+    /// The leadership was lost: the outcome is not known, repeating is safe.
+    Unknown,
+}
+
+/// Why a command was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shed {
+    /// This replica does not lead, or does not serve yet.
+    NotLeader,
+    /// Too much is waiting: come back later.
+    Busy,
+}
+
+/// Answer to a heartbeat.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beaten {
+    /// No longer this session's.
+    pub lost: Vec<u64>,
+    /// To be killed: job and attempt.
+    pub kill: Vec<(u64, u32)>,
+}
+
+/// What a turn asks of the owner. See [`crate::Output`] for the order.
+pub struct CoreOutput<T> {
+    /// To be sent at once.
+    pub messages: Vec<Message>,
+    /// To be written to the log, in order.
+    pub appends: Vec<Append>,
+    /// Answers. To be given once the effects are written, since they may point to bodies.
+    pub answers: Vec<(T, Answer)>,
+    /// Reads that may be served now.
+    pub reads: Vec<u64>,
+    /// Words to workers.
+    pub signals: Vec<Signal>,
+    /// Changed role.
+    pub role: Option<Role>,
+}
+
+impl<T> Default for CoreOutput<T> {
+    fn default() -> Self {
+        CoreOutput {
+            messages: Vec::new(),
+            appends: Vec::new(),
+            answers: Vec::new(),
+            reads: Vec::new(),
+            signals: Vec::new(),
+            role: None,
+        }
+    }
+}
+
+/// Commands of one entry, and who waits for them.
+struct Batch<T> {
+    entry: EntryBuilder,
+    owed: Vec<Option<T>>,
+}
+
+/// A shard on this node. `T` is whoever waits for an answer.
+pub struct Core<T> {
+    replica: Replica,
+    machine: Machine,
+    leading: Option<Leading>,
+    policy: Policy,
+    quorum: QuorumLease,
+    pending: Pending<Vec<Option<T>>>,
+    /// Commands gathered for the next entries; the last one is open.
+    batches: VecDeque<Batch<T>>,
+    batch_bytes: usize,
+    /// An entry that could not be proposed yet.
+    stuck: Option<(Bytes, Vec<Option<T>>)>,
+    effects: Effects,
+    applied: Position,
+    conf_state: Option<ConfState>,
+    unwritten: bool,
+    /// Reads confirmed by a quorum: they wait until their index is applied.
+    reads: VecDeque<(u64, u64)>,
+    next_context: u64,
+    stamp_ms: u64,
+    probe_ms: u64,
+}
+
+/// Contexts of probes for the quorum lease are odd, those of reads even.
+const PROBE: u64 = 1;
+
+impl<T> Core<T> {
+    /// Joins a replica and the machine loaded from its state. `election_ms` is the shortest election timeout.
+    pub fn new(replica: Replica, machine: Machine, applied: Position, policy: Policy, election_ms: u64) -> Self {
+        Core {
+            machine,
+            leading: None,
+            policy,
+            quorum: QuorumLease::new(election_ms, election_ms / 4),
+            pending: Pending::new(PROPOSALS_MAX),
+            batches: VecDeque::new(),
+            batch_bytes: 0,
+            stuck: None,
+            effects: Effects::default(),
+            applied,
+            conf_state: None,
+            unwritten: false,
+            reads: VecDeque::new(),
+            next_context: 2,
+            stamp_ms: 0,
+            probe_ms: 0,
+            replica,
+        }
+    }
+
+    /// The replica, for steps, ticks and positions.
+    pub fn replica(&mut self) -> &mut Replica {
+        &mut self.replica
+    }
+    /// The replica.
+    pub fn replica_ref(&self) -> &Replica {
+        &self.replica
+    }
+    /// The applied state.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+    /// The ready index, while it leads. It is replaced when it holds too many stale entries.
+    pub fn index(&self) -> Option<&Arc<ReadyIndex>> {
+        self.leading.as_ref().map(|l| &l.index)
+    }
+    /// It leads and has applied all that was committed before its term.
+    pub fn serves(&self) -> bool {
+        self.leading.is_some()
+    }
+    /// It serves, and is sure that nobody else leads.
+    pub fn sure(&self, now_ms: u64) -> bool {
+        self.leading.is_some() && self.quorum.valid(now_ms)
+    }
+    /// Times that the expiry breaker held in this leadership.
+    pub fn breaks(&self) -> u64 {
+        self.leading.as_ref().map_or(0, |l| l.leases.breaks)
+    }
+    /// Replaces the policy.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+    /// Estimated bytes held for jobs and their leases.
+    pub fn memory_bytes(&self) -> usize {
+        let index = self.leading.as_ref().map_or(0, |l| l.index.summaries().iter().map(|(_, s)| s.ready as usize * 9).sum());
+        self.machine.memory_bytes() + self.leading.as_ref().map_or(0, Leading::memory_bytes) + index
+    }
+
+    /// Effects not yet written, with the position and configuration that belong in the same batch. `None`: nothing was
+    /// applied since [`Core::written`].
+    pub fn unwritten(&self) -> Option<(&Effects, Position, Option<&ConfState>)> {
+        self.unwritten.then_some((&self.effects, self.applied, self.conf_state.as_ref()))
+    }
+    /// The effects were written.
+    pub fn written(&mut self) {
+        self.unwritten = false;
+        self.effects.clear();
+        self.conf_state = None;
+    }
+
+    /// Gathers an encoded command; whoever waits gets the answer from a later [`Core::turn`].
+    pub fn command(&mut self, command: &[u8], owed: T) -> Result<(), (Shed, T)> {
+        match self.room() {
+            Ok(()) => {
+                let (room, before) = self.open(command.len());
+                room.entry.push(command);
+                room.owed.push(Some(owed));
+                self.batch_bytes += room.entry.len() - before;
+                Ok(())
+            }
+            Err(shed) => Err((shed, owed)),
+        }
+    }
+
+    fn room(&self) -> Result<(), Shed> {
+        if self.leading.is_none() {
+            Err(Shed::NotLeader)
+        } else if self.batch_bytes > BATCH_BYTES_MAX || self.batches.len() > BATCHES_MAX {
+            Err(Shed::Busy)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Proposes a lease of jobs taken from the index. `Ok(Some(owed))`: none of them was ready any more, nothing was
+    /// proposed.
+    pub fn lease(
+        &mut self,
+        popped: &[Popped],
+        session: u64,
+        worker: &str,
+        ttl_ms: u32,
+        owed: T,
+    ) -> Result<Option<T>, (Shed, T)> {
+        if let Err(shed) = self.room() {
+            if let (Shed::Busy, Some(leading)) = (shed, &mut self.leading) {
+                popped.iter().for_each(|p| leading.put_back(&mut self.machine, p));
+            }
+            return Err((shed, owed));
+        }
+        let leading = self.leading.as_mut().expect("there is room only while it leads");
+        let jobs: Vec<u64> =
+            popped.iter().filter(|p| leading.claim(&mut self.machine, p)).map(|p| p.seq).collect();
+        leading.feed(&self.machine);
+        if jobs.is_empty() {
+            return Ok(Some(owed));
+        }
+        self.gather(&Command::Lease { session, worker: worker.into(), ttl_ms, jobs }, Some(owed));
+        Ok(None)
+    }
+
+    /// Takes a worker's heartbeat. `None`: this replica may not answer, another one should be asked.
+    pub fn heartbeat(&mut self, session: u64, beats: &[(u64, u32, u8)], now_ms: u64) -> Option<Beaten> {
+        if !self.sure(now_ms) {
+            return None;
+        }
+        let leading = self.leading.as_mut()?;
+        let mut answer = Beaten::default();
+        for &(seq, attempt, phase) in beats {
+            let job = self.machine.jobs_volatile().get_mut(seq);
+            let Some(job) = job.filter(|j| j.state.is_leased() && j.attempt == attempt && j.session == session) else {
+                answer.lost.push(seq);
+                continue;
+            };
+            job.beat_ms = job.beat_ms.max(now_ms);
+            if job.kill != 0 {
+                answer.kill.push((seq, attempt));
+            }
+            if phase > job.phase && phase <= 2 {
+                job.phase = phase;
+                leading.phase(seq, attempt, phase);
+            }
+        }
+        Some(answer)
+    }
+
+    /// Asks the quorum whether this replica still leads; the context comes back in [`CoreOutput::reads`] once all that
+    /// was committed before is applied. `None`: it does not lead.
+    pub fn read(&mut self) -> Option<u64> {
+        self.leading.as_ref()?;
+        let context = self.next_context;
+        self.replica.read_index(context).ok()?;
+        self.next_context += 2;
+        Some(context)
+    }
+
+    /// Proposes what was gathered, if the disk keeps up or enough was gathered. `wall_ms` is Unix time.
+    pub fn flush(&mut self, wall_ms: u64) {
+        loop {
+            if self.stuck.is_none() && !self.seal(wall_ms) {
+                return;
+            }
+            let Some((entry, owed)) = self.stuck.take() else { return };
+            if !self.pending.has_room() {
+                self.stuck = Some((entry, owed));
+                return;
+            }
+            match self.replica.propose(entry.clone()) {
+                Ok(position) => self.pending.push(position, owed),
+                // Dropped by Raft for want of room: the same entry is tried again, so the order of commands is kept.
+                Err(_) => {
+                    self.stuck = Some((entry, owed));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Turns the oldest gathered commands into an entry; `false`: there are none, or they wait for the disk.
+    fn seal(&mut self, wall_ms: u64) -> bool {
+        let Some(first) = self.batches.front() else { return false };
+        let full = self.batches.len() > 1 || first.entry.len() >= ENTRY_BYTES_TARGET;
+        if !full && self.replica.appends_in_flight() >= UNPERSISTED_MAX {
+            return false;
+        }
+        let Some(mut batch) = self.batches.pop_front() else { return false };
+        self.batch_bytes -= batch.entry.len();
+        self.stamp_ms = self.stamp_ms.max(wall_ms).max(self.machine.now_ms());
+        self.stuck = Some((batch.entry.finish(self.stamp_ms), batch.owed));
+        true
+    }
+
+    /// The open batch, a new one if the last has no room for so many bytes; and its length.
+    fn open(&mut self, bytes: usize) -> (&mut Batch<T>, usize) {
+        let room = self.batches.back().is_some_and(|b| {
+            b.entry.commands() < ENTRY_COMMANDS_MAX && b.entry.len() + bytes <= ENTRY_BYTES_TARGET
+        });
+        if !room {
+            let batch = Batch { entry: EntryBuilder::default(), owed: Vec::new() };
+            self.batch_bytes += batch.entry.len();
+            self.batches.push_back(batch);
+        }
+        let batch = self.batches.back_mut().expect("just pushed or found");
+        let before = batch.entry.len();
+        (batch, before)
+    }
+
+    fn gather(&mut self, command: &Command, owed: Option<T>) {
+        let (batch, before) = self.open(0);
+        batch.entry.push_command(command);
+        batch.owed.push(owed);
+        self.batch_bytes += batch.entry.len() - before;
+    }
+
+    /// Periodic work, to be called every tick or so. `now_ms` is monotonic, `wall_ms` Unix time.
+    pub fn maintain(&mut self, now_ms: u64, wall_ms: u64) {
+        let last = self.probe_ms;
+        let stalled = self.quorum.turn(now_ms);
+        if self.leading.is_none() {
+            self.probe_ms = now_ms;
+            return;
+        }
+        if stalled && let Some(leading) = &mut self.leading {
+            leading.leases.stalled(&mut self.machine, now_ms.saturating_sub(last));
+        }
+        self.probe_ms = now_ms;
+        self.quorum.set_transferring(self.replica.is_transferring());
+        let context = self.next_context | PROBE;
+        if self.replica.read_index(context).is_ok() {
+            self.next_context += 2;
+            self.quorum.sent(context, now_ms);
+        }
+        self.expire(now_ms);
+        self.wake(wall_ms);
+        self.each_second(now_ms, wall_ms);
+    }
+
+    fn internal(&mut self, command: &Command) {
+        self.gather(command, None);
+    }
+
+    fn expire(&mut self, now_ms: u64) {
+        if !self.quorum.valid(now_ms) || self.room().is_err() {
+            return;
+        }
+        let leading = self.leading.as_mut().expect("checked by the caller");
+        let expired = leading.leases.expired(&self.machine, now_ms, self.policy.expiry);
+        for jobs in expired.chunks(COMMAND_JOBS_MAX) {
+            self.internal(&Command::Expire { jobs: jobs.to_vec() });
+        }
+    }
+
+    fn wake(&mut self, wall_ms: u64) {
+        let Some(leading) = &mut self.leading else { return };
+        // The command carries this time or a later one, so what is due now is due when it is applied.
+        let jobs = leading.due(wall_ms, COMMAND_JOBS_MAX);
+        if !jobs.is_empty() {
+            self.internal(&Command::Wake { jobs });
+        }
+    }
+
+    fn each_second(&mut self, now_ms: u64, wall_ms: u64) {
+        let leading = self.leading.as_mut().expect("checked by the caller");
+        if now_ms < leading.second_ms + 1_000 {
+            return;
+        }
+        leading.second_ms = now_ms;
+        leading.index.tidy();
+        leading.rebuild_if_stale(&self.machine);
+        let phases = std::mem::take(&mut leading.phases);
+        let prune = now_ms >= leading.pruned_ms + 60_000;
+        if prune {
+            leading.pruned_ms = now_ms;
+        }
+        for jobs in phases.chunks(COMMAND_JOBS_MAX) {
+            self.internal(&Command::Phase { jobs: jobs.to_vec() });
+        }
+        if prune {
+            self.internal(&Command::Prune { below_ms: wall_ms.saturating_sub(DEDUP_WINDOW_MS) });
+        }
+        self.sweep(wall_ms);
+    }
+
+    /// Looks at a part of the jobs for time-outs.
+    fn sweep(&mut self, wall_ms: u64) {
+        let leading = self.leading.as_mut().expect("checked by the caller");
+        let part = (self.machine.jobs().len() / SWEEP_PARTS).max(SWEEP_JOBS_MIN);
+        let mut late: Vec<crate::timeouts::TimedOut> = Vec::new();
+        let mut seen = 0;
+        let mut last = 0;
+        for job in self.machine.jobs().from(leading.sweep_from).take(part) {
+            seen += 1;
+            last = job.seq;
+            late.extend(self.policy.timeouts.check(&self.machine, job, wall_ms));
+        }
+        leading.sweep_from = if seen < part { 0 } else { last + 1 };
+        late.sort_by_key(|l| (l.fail, l.code, l.seq));
+        for group in late.chunk_by(|a, b| (a.fail, a.code) == (b.fail, b.code)) {
+            for jobs in group.chunks(COMMAND_JOBS_MAX) {
+                let jobs_meant = jobs.iter().map(|l| (l.seq, l.state, l.changed_ms)).collect();
+                self.internal(&Command::TimeOut { jobs: jobs_meant, fail: group[0].fail, code: group[0].code });
+            }
+        }
+    }
+
+    /// Does what there is to do; everything it asks for is added to `out`.
+    ///
+    /// # Errors
+    /// The replica is damaged or its log cannot be read: the node stops.
+    pub fn turn(&mut self, now_ms: u64, out: &mut CoreOutput<T>) -> Result<(), Error> {
+        while let Some(output) = self.replica.take_output()? {
+            out.messages.extend(output.messages);
+            out.appends.extend(output.append);
+            for committed in output.committed {
+                self.apply(committed.position, committed.payload, now_ms, out)?;
+            }
+            self.replica.applied(output.committed_to);
+            self.pending.abort_to(output.committed_to);
+            for read in output.reads {
+                if read.context & PROBE != 0 {
+                    self.quorum.confirmed(read.context);
+                } else {
+                    self.reads.push_back((read.context, read.index));
+                }
+            }
+            if let Some(role) = output.role_change {
+                self.change_role(role, out);
+            }
+        }
+        self.serve(now_ms);
+        let applied = self.replica.applied_index();
+        self.reads.retain(|&(context, index)| {
+            if index <= applied {
+                out.reads.push(context);
+            }
+            index > applied
+        });
+        let aborted = self.pending.take_aborted();
+        out.answers.extend(aborted.into_iter().flatten().flatten().map(|owed| (owed, Answer::Unknown)));
+        Ok(())
+    }
+
+    fn apply(&mut self, position: Position, payload: Payload, now_ms: u64, out: &mut CoreOutput<T>) -> Result<(), Error> {
+        let (shard, peer) = (self.replica.shard(), self.replica.peer());
+        self.applied = position;
+        self.unwritten = true;
+        let entry = match payload {
+            Payload::Configuration(conf_state) => {
+                self.conf_state = Some(*conf_state);
+                return Ok(());
+            }
+            Payload::Command(entry) => entry,
+        };
+        let marks = Marks::of(&self.effects);
+        let mut replies = Vec::new();
+        self.machine
+            .apply(entry, &mut self.effects, &mut replies)
+            .map_err(|error| Error::Damaged { shard, peer, reason: error.to_string() })?;
+        if let Some(leading) = &mut self.leading {
+            let new = marks.since(&self.effects);
+            leading.take_effects(&mut self.machine, &new, now_ms, self.policy.expiry);
+            out.signals.extend(new.signals);
+        }
+        if let Some(owed) = self.pending.take(position) {
+            let answered = owed.into_iter().zip(replies).filter_map(|(owed, reply)| Some((owed?, Answer::Reply(reply))));
+            out.answers.extend(answered);
+        }
+        Ok(())
+    }
+
+    fn change_role(&mut self, role: Role, out: &mut CoreOutput<T>) {
+        self.quorum.reset();
+        self.pending.abort_all();
+        let stuck = self.stuck.take().map(|(_, owed)| owed).unwrap_or_default();
+        let gathered = self.batches.drain(..).flat_map(|b| b.owed);
+        self.batch_bytes = 0;
+        out.answers.extend(stuck.into_iter().chain(gathered).flatten().map(|owed| (owed, Answer::Unknown)));
+        self.leading = None;
+        self.reads.clear();
+        out.role = Some(role);
+    }
+
+    /// Begins to serve once all entries of earlier terms are applied.
+    fn serve(&mut self, now_ms: u64) {
+        if self.leading.is_none()
+            && self.replica.serving_term().is_some()
+        {
+            self.leading = Some(Leading::new(&mut self.machine, now_ms, self.policy.expiry));
+            self.probe_ms = now_ms;
+        }
+    }
+}
+
+/// Where the effects of earlier entries of a turn end.
+struct Marks {
+    ready: usize,
+    arrays: usize,
+    timers: usize,
+    leased: usize,
+    signals: usize,
+    unready: u64,
+}
+
+impl Marks {
+    fn of(effects: &Effects) -> Self {
+        Marks {
+            ready: effects.ready.len(),
+            arrays: effects.ready_arrays.len(),
+            timers: effects.timers.len(),
+            leased: effects.leased.len(),
+            signals: effects.signals.len(),
+            unready: effects.unready,
+        }
+    }
+
+    /// What the leader takes up of the newest entry.
+    fn since(&self, effects: &Effects) -> Effects {
+        Effects {
+            ready: effects.ready[self.ready..].to_vec(),
+            ready_arrays: effects.ready_arrays[self.arrays..].to_vec(),
+            timers: effects.timers[self.timers..].to_vec(),
+            leased: effects.leased[self.leased..].to_vec(),
+            signals: effects.signals[self.signals..].to_vec(),
+            unready: effects.unready - self.unready,
+            ..Effects::default()
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Tests of a replica among others, without threads, disk or clock.
+
+mod cluster;
+mod elections;
+mod hostile;
+mod replication;
+mod restart;
+mod wire;

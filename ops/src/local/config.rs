@@ -1,0 +1,179 @@
+//! What is written down: a node's configuration file, and the cluster's own record in its folder.
+
+use super::LocalError;
+use serde::{Deserialize, Serialize};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+/// A node as the others reach it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Member {
+    pub node: u32,
+    pub api: String,
+    pub peer: String,
+    pub http: String,
+    pub zone: String,
+}
+
+/// A node's configuration file.
+#[derive(Serialize)]
+struct NodeConfig<'a> {
+    cluster: &'a str,
+    node: u32,
+    data: &'a Path,
+    api: &'a str,
+    peer: &'a str,
+    http: &'a str,
+    shards: u16,
+    replicas: u32,
+    members: &'a [Member],
+}
+
+/// The cluster's record: what must stay the same when it is started again from its folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub cluster: String,
+    pub shards: u16,
+    pub replicas: u32,
+    pub members: Vec<Member>,
+}
+
+impl Record {
+    /// A new cluster on ports that are free now.
+    pub fn new(cluster: &str, nodes: u32, shards: u16, replicas: u32) -> Result<Self, LocalError> {
+        let mut ports = free_ports(3 * nodes as usize)
+            .map_err(LocalError::io("no free ports on 127.0.0.1"))?
+            .into_iter()
+            .map(|address| address.to_string());
+        let mut port = || ports.next().expect("three ports per node were taken");
+        let members = (1..=nodes)
+            .map(|node| Member {
+                node,
+                api: port(),
+                peer: port(),
+                http: port(),
+                zone: format!("zone-{node}"),
+            })
+            .collect();
+        Ok(Record {
+            cluster: cluster.to_owned(),
+            shards,
+            replicas,
+            members,
+        })
+    }
+
+    fn path(folder: &Path) -> PathBuf {
+        folder.join("cluster.toml")
+    }
+
+    /// The record in this folder, if it holds a cluster.
+    pub fn read(folder: &Path) -> Result<Option<Self>, LocalError> {
+        let path = Self::path(folder);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(LocalError::io(path.display().to_string())(error)),
+        };
+        toml::from_str(&text).map(Some).map_err(|error| {
+            LocalError::Options(format!("{} is damaged: {error}", path.display()))
+        })
+    }
+
+    /// Writes the record and each node's configuration.
+    pub fn write(&self, folder: &Path) -> Result<(), LocalError> {
+        for member in &self.members {
+            let data = node_folder(folder, member.node);
+            std::fs::create_dir_all(&data).map_err(LocalError::io(data.display().to_string()))?;
+            write(&config_path(folder, member.node), &self.node_config(member, &data))?;
+        }
+        // Last, so that a folder with a record is complete.
+        let text = toml::to_string(self).expect("strings, numbers and tables are TOML");
+        write(&Self::path(folder), &text)
+    }
+
+    fn node_config(&self, member: &Member, data: &Path) -> String {
+        toml::to_string(&NodeConfig {
+            cluster: &self.cluster,
+            node: member.node,
+            data,
+            api: &member.api,
+            peer: &member.peer,
+            http: &member.http,
+            shards: self.shards,
+            replicas: self.replicas,
+            members: &self.members,
+        })
+        .expect("strings, numbers and tables are TOML")
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), LocalError> {
+    std::fs::write(path, text).map_err(LocalError::io(path.display().to_string()))
+}
+
+pub(super) fn node_folder(folder: &Path, node: u32) -> PathBuf {
+    folder.join(format!("node-{node}"))
+}
+
+pub(super) fn config_path(folder: &Path, node: u32) -> PathBuf {
+    node_folder(folder, node).join("node.toml")
+}
+
+pub(super) fn log_path(folder: &Path, node: u32) -> PathBuf {
+    folder.join(format!("node-{node}.log"))
+}
+
+/// Ports that nobody listens on. All are held until all are chosen, so that no two are equal.
+fn free_ports(count: usize) -> std::io::Result<Vec<SocketAddr>> {
+    let listeners = (0..count)
+        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+        .collect::<std::io::Result<Vec<_>>>()?;
+    listeners.iter().map(TcpListener::local_addr).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_node_is_told_itself_and_all_members() {
+        let record = Record::new("here", 3, 6, 3).unwrap();
+        let text = record.node_config(&record.members[1], Path::new("/data/node-2"));
+        let config: toml::Table = text.parse().unwrap();
+        assert_eq!(config["cluster"].as_str(), Some("here"));
+        assert_eq!(config["node"].as_integer(), Some(2));
+        assert_eq!(config["data"].as_str(), Some("/data/node-2"));
+        assert_eq!(config["api"].as_str(), Some(&*record.members[1].api));
+        assert_eq!(config["shards"].as_integer(), Some(6));
+        assert_eq!(config["replicas"].as_integer(), Some(3));
+        let members = config["members"].as_array().unwrap();
+        let keys: Vec<_> = members[2].as_table().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(members.len(), 3);
+        assert_eq!(keys.into_iter().collect::<BTreeSet<_>>(), ["api", "http", "node", "peer", "zone"].into());
+    }
+
+    #[test]
+    fn ports_differ() {
+        let record = Record::new("here", 5, 6, 3).unwrap();
+        let ports: BTreeSet<_> = record
+            .members
+            .iter()
+            .flat_map(|m| [&m.api, &m.peer, &m.http])
+            .collect();
+        assert_eq!(ports.len(), 15);
+    }
+
+    #[test]
+    fn the_record_comes_back_from_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Record::read(folder.path()).unwrap(), None);
+        let record = Record::new("here", 2, 4, 1).unwrap();
+        record.write(folder.path()).unwrap();
+        assert_eq!(Record::read(folder.path()).unwrap(), Some(record));
+        assert!(config_path(folder.path(), 2).exists());
+        std::fs::write(Record::path(folder.path()), "cluster = 7").unwrap();
+        assert!(matches!(Record::read(folder.path()), Err(LocalError::Options(_))));
+    }
+}
