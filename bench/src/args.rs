@@ -50,6 +50,9 @@ pub struct Common {
     /// Give up when nothing happens for so long
     #[arg(long, global = true, default_value = "180s", value_parser = duration)]
     pub patience: Duration,
+    /// Nodes tell each other their counters; a reading waits so long for it
+    #[arg(long, global = true, default_value = "1500ms", value_parser = duration)]
+    pub settle: Duration,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -256,7 +259,10 @@ mod tests {
         let one = parse(&["moso-bench", "lifecycle", "--batch", "1"]);
         assert_eq!(one.parallel(one.workers), 64);
         let many = parse(&["moso-bench", "lifecycle", "--workers", "3"]);
-        assert_eq!((many.parallel(many.submitters), many.parallel(many.workers)), (16, 3));
+        assert_eq!(
+            (many.parallel(many.submitters), many.parallel(many.workers)),
+            (16, 3)
+        );
         assert_eq!(many.warmup_jobs(), 20_000);
     }
 }

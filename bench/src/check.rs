@@ -26,7 +26,10 @@ impl Count {
     pub fn ended(&self) -> u64 {
         let is_final = |name: &str| name.parse().is_ok_and(JobState::is_final);
         let states = self.states.iter();
-        states.filter(|(name, _)| is_final(name)).map(|(_, n)| n).sum()
+        states
+            .filter(|(name, _)| is_final(name))
+            .map(|(_, n)| n)
+            .sum()
     }
 
     /// Jobs in this state.
@@ -107,7 +110,12 @@ mod tests {
 
     #[test]
     fn final_states_are_ended() {
-        let counts = [("finished", 90), ("failed", 5), ("running", 3), ("closed", 2)];
+        let counts = [
+            ("finished", 90),
+            ("failed", 5),
+            ("running", 3),
+            ("closed", 2),
+        ];
         let task = TaskView {
             counts: counts
                 .iter()

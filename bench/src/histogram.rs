@@ -118,7 +118,10 @@ impl Latencies {
                     let value = point.value_iterated_to() as f64 / 1_000.0;
                     let quantile = point.quantile_iterated_to();
                     let inverse = 1.0 / (1.0 - quantile);
-                    writeln!(to, "{value:>12.3} {quantile:>14.12} {total:>10} {inverse:>14.2}")?;
+                    writeln!(
+                        to,
+                        "{value:>12.3} {quantile:>14.12} {total:>10} {inverse:>14.2}"
+                    )?;
                 }
                 writeln!(
                     to,

@@ -67,7 +67,8 @@ struct Jobs {
 impl Jobs {
     fn insert(&mut self, slot: Slot) {
         let held = slot.held;
-        self.ends.push(Reverse((slot.end_us, held.job_id, held.attempt)));
+        self.ends
+            .push(Reverse((slot.end_us, held.job_id, held.attempt)));
         match self.position.get(&held.job_id) {
             // The cluster gave it again: the earlier attempt is over.
             Some(&at) => self.slots[at] = slot,
@@ -94,7 +95,10 @@ impl Jobs {
                 return None;
             }
             self.ends.pop();
-            let current = self.position.get(&job).map(|&at| self.slots[at].held.attempt);
+            let current = self
+                .position
+                .get(&job)
+                .map(|&at| self.slots[at].held.attempt);
             if current == Some(attempt) {
                 return self.remove(job);
             }
@@ -103,7 +107,9 @@ impl Jobs {
     }
 
     fn next_end_us(&self) -> u64 {
-        self.ends.peek().map_or(u64::MAX, |Reverse((end_us, ..))| *end_us)
+        self.ends
+            .peek()
+            .map_or(u64::MAX, |Reverse((end_us, ..))| *end_us)
     }
 }
 

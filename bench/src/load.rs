@@ -149,6 +149,10 @@ pub async fn finish_all(
             }
         };
         let now_us = run.now_us();
-        results.extend(leases.iter().map(|job| station.report(job, Ending::Finished, now_us)));
+        results.extend(
+            leases
+                .iter()
+                .map(|job| station.report(job, Ending::Finished, now_us)),
+        );
     }
 }

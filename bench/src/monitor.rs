@@ -1,5 +1,6 @@
 //! Watches a run: a progress bar, the jobs queued, running and ended over time, and what the nodes use.
 
+use crate::args::Common;
 use crate::meter::{Meter, Used};
 use crate::picture::Sample;
 use crate::run::Run;
@@ -14,8 +15,6 @@ use tokio::task::JoinHandle;
 const SAMPLE: Duration = Duration::from_millis(250);
 /// Between two readings of the nodes' counters.
 const OBSERVE: Duration = Duration::from_secs(1);
-/// A node tells the others its counters this often; a last reading waits for it.
-const SETTLE: Duration = Duration::from_millis(1_500);
 /// Samples kept; when there are more, every second one goes.
 const SAMPLES_MAX: usize = 4_096;
 
@@ -28,7 +27,7 @@ pub struct Monitor {
     watchers: Vec<JoinHandle<()>>,
     cpu_us: u64,
     started: Instant,
-    settled: Used,
+    settle: Duration,
 }
 
 /// What was seen.
@@ -48,7 +47,7 @@ pub struct Seen {
 
 impl Monitor {
     /// Begins. `jobs`: how many are to end, for the bar.
-    pub async fn start(run: &Arc<Run>, title: &str, jobs: u64) -> Monitor {
+    pub async fn start(common: &Common, run: &Arc<Run>, title: &str, jobs: u64) -> Monitor {
         let style = ProgressStyle::with_template(
             "{prefix:>10} {wide_bar} {pos}/{len} ended, {msg} {per_sec} {elapsed}",
         );
@@ -60,11 +59,12 @@ impl Monitor {
             samples: Arc::default(),
             bar,
             watchers: Vec::new(),
-            cpu_us: own_cpu_us(),
+            cpu_us: 0,
             started: Instant::now(),
-            settled: Used::default(),
+            settle: common.settle,
         };
-        monitor.observe().await;
+        monitor.settle().await;
+        monitor.cpu_us = own_cpu_us();
         monitor.started = Instant::now();
         let sampler = monitor.sampler();
         monitor.watchers.push(tokio::spawn(sampler));
@@ -74,11 +74,10 @@ impl Monitor {
     }
 
     /// The counters as they stand after the nodes have told each other.
-    pub async fn settle(&mut self) -> Used {
-        tokio::time::sleep(SETTLE).await;
+    pub async fn settle(&self) -> Used {
+        tokio::time::sleep(self.settle).await;
         self.observe().await;
-        self.settled = lock(&self.meter).used();
-        self.settled
+        lock(&self.meter).used()
     }
 
     /// Reads a figure of the nodes.
@@ -98,7 +97,7 @@ impl Monitor {
     }
 
     /// Ends the watch.
-    pub async fn finish(mut self) -> Seen {
+    pub async fn finish(self) -> Seen {
         let seconds = self.started.elapsed().as_secs_f64();
         let generator_cpu_us = own_cpu_us().saturating_sub(self.cpu_us);
         self.watchers.iter().for_each(JoinHandle::abort);

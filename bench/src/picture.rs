@@ -73,9 +73,12 @@ fn plot(area: &Area<'_>, title: &str, samples: &[Sample]) -> PlotResult {
         .y_desc("ended")
         .y_label_formatter(&|value| count(*value))
         .draw()?;
-    let line = |value: fn(&Sample) -> u64| samples.iter().map(move |s| (s.seconds, value(s) as f64));
+    let line =
+        |value: fn(&Sample) -> u64| samples.iter().map(move |s| (s.seconds, value(s) as f64));
     chart
-        .draw_series(AreaSeries::new(line(|s| s.running), 0.0, RUNNING.mix(0.25)).border_style(RUNNING))?
+        .draw_series(
+            AreaSeries::new(line(|s| s.running), 0.0, RUNNING.mix(0.25)).border_style(RUNNING),
+        )?
         .label("running")
         .legend(|(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], RUNNING.filled()));
     chart
@@ -124,7 +127,14 @@ mod tests {
         let samples: Vec<Sample> = (0..100).map(sample).collect();
         let svg = draw("replay <1>", &samples).expect("it can be drawn");
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-        for text in ["queued", "running", "ended (right)", "replay &lt;1&gt;", "20 k", "4 M"] {
+        for text in [
+            "queued",
+            "running",
+            "ended (right)",
+            "replay &lt;1&gt;",
+            "20 k",
+            "4 M",
+        ] {
             assert!(svg.contains(text), "no {text:?}");
         }
         assert!(svg.matches("<polyline").count() >= 3);

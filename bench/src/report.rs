@@ -33,10 +33,13 @@ pub struct Report {
     /// Length of the measurement, s.
     pub seconds: f64,
     /// Jobs ended per second of it.
-    pub jobs_per_s: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jobs_per_s: Option<f64>,
     /// Rates of its parts.
     #[serde(skip_serializing_if = "Phases::is_empty")]
     pub phases: Phases,
+    /// Jobs that ended, by the generator's books.
+    pub ended: u64,
     /// Submitted jobs whose end was never acknowledged.
     pub lost: u64,
     /// Ends accepted twice.
@@ -138,7 +141,7 @@ impl Report {
     pub fn measured(&mut self, run: &Run, seen: &Seen) {
         let ended = run.books.ended_count().max(1) as f64;
         self.seconds = seen.seconds;
-        self.jobs_per_s = ended / seen.seconds.max(1e-6);
+        self.jobs_per_s = Some(ended / seen.seconds.max(1e-6));
         self.server.cpu_us_per_job = Some(seen.used.cpu_us as f64 / ended);
         self.server.disk_bytes_per_job = Some(seen.used.written_bytes as f64 / ended);
         self.server.rss_mib = seen.rss_peak_bytes as f64 / f64::from(1 << 20);
@@ -151,6 +154,7 @@ impl Report {
 
     /// Enters the two accounts and compares them.
     pub fn checked(&mut self, balance: &Balance, count: &Count) {
+        self.ended = balance.ended();
         self.lost = balance.lost;
         self.doubled = balance.doubled;
         self.stale_refused = balance.stale;
@@ -162,7 +166,10 @@ impl Report {
         };
         let asked = self.jobs;
         problem(balance.lost > 0, format!("{} jobs lost", balance.lost));
-        problem(balance.doubled > 0, format!("{} jobs ended twice", balance.doubled));
+        problem(
+            balance.doubled > 0,
+            format!("{} jobs ended twice", balance.doubled),
+        );
         problem(
             balance.submitted != asked,
             format!("{} of {asked} jobs submitted", balance.submitted),
@@ -181,7 +188,10 @@ impl Report {
         );
         problem(
             count.ended() != asked,
-            format!("{} of {asked} jobs ended by the cluster's count", count.ended()),
+            format!(
+                "{} of {asked} jobs ended by the cluster's count",
+                count.ended()
+            ),
         );
         let unseen = asked.saturating_sub(balance.finished + balance.failed);
         let finished = count.of(JobState::Finished);
@@ -204,8 +214,8 @@ impl Report {
             let _ = writeln!(text, "{name:>24}  {value}");
         };
         line("jobs", format!("{} in {:.2} s", self.jobs, self.seconds));
-        line("rate", format!("{:.0} jobs/s", self.jobs_per_s));
         let rates = [
+            ("rate", self.jobs_per_s),
             ("submit", self.phases.submit_per_s),
             ("lease", self.phases.lease_per_s),
             ("drain", self.phases.drain_per_s),
@@ -259,7 +269,11 @@ impl Report {
         let figures = [
             ("nodes' CPU", server.cpu_us_per_job, "µs/job"),
             ("written to disk", server.disk_bytes_per_job, "bytes/job"),
-            ("memory, one node", server.bytes_per_running_job, "bytes/running job"),
+            (
+                "memory, one node",
+                server.bytes_per_running_job,
+                "bytes/running job",
+            ),
             (
                 "by its own count",
                 server.counted_bytes_per_running_job,
@@ -275,8 +289,14 @@ impl Report {
         if let Some(cores) = server.heartbeat_cpu_cores {
             line("nodes' CPU for them", format!("{cores:.3} cores"));
         }
-        line("nodes' memory", format!("{:.0} MiB at most, {} nodes", server.rss_mib, self.nodes));
-        line("generator's CPU", format!("{:.1} µs/job", self.generator.cpu_us_per_job));
+        line(
+            "nodes' memory",
+            format!("{:.0} MiB at most, {} nodes", server.rss_mib, self.nodes),
+        );
+        line(
+            "generator's CPU",
+            format!("{:.1} µs/job", self.generator.cpu_us_per_job),
+        );
     }
 
     fn site_text(&self, line: &mut impl FnMut(&str, String)) {
@@ -289,7 +309,10 @@ impl Report {
         if let Some(rest) = sites.get(SITES_SHOWN..).filter(|rest| !rest.is_empty()) {
             let finished = rest.iter().map(|site| site.1).sum();
             let failed = rest.iter().map(|site| site.2).sum();
-            line(&format!("{} more sites", rest.len()), words(finished, failed));
+            line(
+                &format!("{} more sites", rest.len()),
+                words(finished, failed),
+            );
         }
     }
 }
@@ -333,8 +356,8 @@ mod tests {
         let json = serde_json::to_value(&report).expect("JSON");
         let expected = serde_json::json!({
             "command": "lifecycle", "seed": 7, "nodes": 0, "jobs": 100, "batch": 10,
-            "seconds": 0.0, "jobs_per_s": 0.0, "phases": {"submit_per_s": 5.0},
-            "lost": 0, "doubled": 0, "stale_refused": 0, "ok": true,
+            "seconds": 0.0, "phases": {"submit_per_s": 5.0},
+            "ended": 100, "lost": 0, "doubled": 0, "stale_refused": 0, "ok": true,
             "states": {"failed": 2, "finished": 98},
             "latency_ms": {"submit": {"p50": 1.0, "p90": 2.0, "p99": 3.0, "p999": 4.0, "max": 5.0}},
             "server": {"cpu_us_per_job": 1.5, "rss_mib": 0.0},
@@ -374,7 +397,10 @@ mod tests {
         report.sites = (0..13).map(|n| (format!("s{n}"), 100 - n, n)).collect();
         report.sites[12].1 = 1_000;
         let text = report.text();
-        assert!(text.contains("s12  1000 finished") && text.contains("s8  92 finished"));
-        assert!(text.contains("3 more sites  270 finished, 30 failed"), "{text}");
+        assert!(text.contains("s12  1000 finished") && text.contains("s6  94 finished"));
+        assert!(
+            text.contains("3 more sites  276 finished, 24 failed"),
+            "{text}"
+        );
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// How often the state of a run is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -33,6 +34,7 @@ pub struct Run {
     started: Instant,
     stop: watch::Sender<bool>,
     failure: Mutex<Option<anyhow::Error>>,
+    parts: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Sites {
@@ -62,6 +64,7 @@ impl Run {
             started: Instant::now(),
             stop: watch::Sender::new(false),
             failure: Mutex::new(None),
+            parts: Mutex::new(Vec::new()),
         })
     }
 
@@ -94,7 +97,8 @@ impl Run {
     /// The end of a job was accepted: `due_us` is when its report was due.
     pub fn ended(&self, job: u64, mark: &Mark, ending: Ending, due_us: u64, now_us: u64) {
         self.latencies.record(Step::Finish, due_us, now_us, 1);
-        self.latencies.record(Step::Whole, mark.intended_us, now_us, 1);
+        self.latencies
+            .record(Step::Whole, mark.intended_us, now_us, 1);
         self.books.accepted(job, ending);
         let Some(sites) = &self.sites else { return };
         let Some(record) = sites.workload.records.get(mark.record as usize) else {
@@ -169,16 +173,24 @@ impl Run {
     }
 
     /// Runs a part of the load beside the others; its failure ends the run.
-    pub fn spawn(
-        self: &Arc<Self>,
-        part: impl Future<Output = Result<()>> + Send + 'static,
-    ) -> tokio::task::JoinHandle<()> {
+    pub fn spawn(self: &Arc<Self>, part: impl Future<Output = Result<()>> + Send + 'static) {
         let run = self.clone();
-        tokio::spawn(async move {
+        let part = tokio::spawn(async move {
             if let Err(error) = part.await {
                 run.fail(error);
             }
-        })
+        });
+        lock(&self.parts).push(part);
+    }
+
+    /// Waits for the end of all parts. Call [`stop`](Self::stop) before.
+    pub async fn join(&self) {
+        let parts = std::mem::take(&mut *lock(&self.parts));
+        for part in parts {
+            if let Err(error) = part.await {
+                self.fail(error.into());
+            }
+        }
     }
 
     /// Waits until `done` holds. `false`: the run failed, or nothing happened for `patience`.

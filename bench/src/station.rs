@@ -6,11 +6,11 @@ use crate::mark::Mark;
 use crate::run::Run;
 use anyhow::{Context, Result, anyhow};
 use moso_client::v1::{
-    ErrorPair, Heartbeat, JobResult, LeaseReply, LeaseRequest, NodeFrame,
-    Outcome, ResultAck,
+    ErrorPair, Heartbeat, JobResult, LeaseReply, LeaseRequest, NodeFrame, Outcome, ResultAck,
 };
 use moso_client::{Error, NodeRef, Session, SessionOptions, Turn};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ pub struct Held {
 
 /// A report that awaits its acknowledgement.
 struct Reported {
+    attempt: u32,
     mark: Mark,
     ending: Ending,
     due_us: u64,
@@ -94,6 +95,7 @@ impl Station {
     /// The report of a job that should end at `due_us`; goes with the next turn.
     pub fn report(&mut self, held: &Held, ending: Ending, due_us: u64) -> JobResult {
         let reported = Reported {
+            attempt: held.attempt,
             mark: held.mark,
             ending,
             due_us,
@@ -180,8 +182,12 @@ impl Station {
             }
         }
         for refusal in ack.refused {
-            if self.reported.remove(&refusal.job_id).is_some() {
+            // The refusal of an earlier attempt says nothing about the one reported last.
+            if let Entry::Occupied(reported) = self.reported.entry(refusal.job_id) {
                 self.run.books.refused(refusal.job_id, &refusal.code);
+                if reported.get().attempt == refusal.attempt {
+                    reported.remove();
+                }
             }
         }
         if !ack.retry.is_empty() {
@@ -226,7 +232,9 @@ impl Station {
         let now_us = self.run.now_us();
         for job in &held {
             let intended_us = job.mark.intended_us;
-            self.run.latencies.record(Step::Dispatch, intended_us, now_us, 1);
+            self.run
+                .latencies
+                .record(Step::Dispatch, intended_us, now_us, 1);
         }
         self.run.books.leased(held.len() as u64);
         self.run.hold(held.len() as u64);

@@ -39,6 +39,14 @@ impl Workload {
         self.records.last().map_or(0, |record| record.submit_s)
     }
 
+    /// Longest time in which nothing happens although all goes well, s: a run, or a gap between submissions.
+    pub fn quiet_s(&self) -> u32 {
+        let runs = self.records.iter().map(|record| record.run_s);
+        let pairs = self.records.windows(2);
+        let gaps = pairs.map(|pair| pair[1].submit_s - pair[0].submit_s);
+        runs.chain(gaps).max().unwrap_or(0)
+    }
+
     /// Keeps the first so many records.
     pub fn truncate(&mut self, records: usize) {
         self.records.truncate(records);
@@ -220,7 +228,11 @@ mod tests {
 
         let per_site = workload.per_site();
         // The first of 170 sites by Zipf has 17.5 % of the work.
-        assert!((0.15..0.20).contains(&(per_site[0] as f64 / 1e5)), "{}", per_site[0]);
+        assert!(
+            (0.15..0.20).contains(&(per_site[0] as f64 / 1e5)),
+            "{}",
+            per_site[0]
+        );
         assert!(per_site[0] > 20 * per_site[169]);
 
         let mut runs: Vec<u32> = records.iter().map(|r| r.run_s).collect();
@@ -244,7 +256,10 @@ mod tests {
         let workload = Shape::new(5_000).draw(3);
         let mut groups = std::collections::BTreeMap::new();
         for record in &workload.records {
-            assert_eq!(*groups.entry(record.user).or_insert(record.group), record.group);
+            assert_eq!(
+                *groups.entry(record.user).or_insert(record.group),
+                record.group
+            );
         }
     }
 }

@@ -169,6 +169,10 @@ impl Pool {
         if !self.discover {
             return;
         }
+        for entry in &mut state.entries {
+            // A node that has left the cluster is asked last.
+            entry.number = u32::MAX;
+        }
         for node in &cluster.nodes {
             if let Err(error) = state.add(&node.api, node.id) {
                 tracing::warn!(node = node.id, %error, "the cluster names a node that cannot be used");
@@ -310,6 +314,14 @@ mod tests {
         assert_eq!(pool.leader(2), None);
         assert_eq!(pool.addresses(), ["a:1", "b:2", "seed:9"]);
         assert_eq!(&*pool.at(3).address, "b:2");
+
+        let mut smaller = cluster();
+        smaller.nodes.remove(0);
+        pool.adopt(&smaller, now);
+        assert_eq!(pool.leader(1), None);
+        for _ in 0..4 {
+            assert_eq!(&*pool.pick(None, now).address, "a:1");
+        }
     }
 
     #[tokio::test]

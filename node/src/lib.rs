@@ -1,1 +1,32 @@
-//! stub
+//! A moso node.
+#![allow(missing_docs)]
+pub mod api;
+pub mod clock;
+pub mod cluster;
+pub mod config;
+pub mod directory;
+pub mod dispatch;
+pub mod error;
+pub mod explain;
+pub mod fault;
+pub mod group;
+pub mod handler;
+pub mod hints;
+pub mod http;
+pub mod limits;
+pub mod log_writer;
+pub mod meta_group;
+pub mod node;
+pub mod open;
+pub mod outbound;
+pub mod peer;
+pub mod query;
+pub mod reactor;
+pub mod request;
+pub mod router;
+pub mod sessions;
+pub mod store;
+pub mod upkeep;
+pub mod usage;
+pub mod views;
+pub mod waiting;

@@ -92,22 +92,13 @@ pub struct Share {
 }
 
 /// Limits of one user; the user named `*` gives the default of all.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct User {
     /// Most jobs leased at once (PanDA's CAP_RUNNING_USER_JOBS, 10,000); 0: no bound.
     pub max_running: u64,
     /// Submissions are refused.
     pub banned: bool,
-}
-
-impl Default for User {
-    fn default() -> Self {
-        User {
-            max_running: 0,
-            banned: false,
-        }
-    }
 }
 
 /// What happens when a time-out is reached.

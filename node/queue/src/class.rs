@@ -7,7 +7,7 @@ use crate::limits::CLASSES_MAX;
 use bytes::Bytes;
 use moso_proto::JobState;
 use moso_proto::state::STATES;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Number of a class within its shard.
@@ -111,7 +111,7 @@ impl Class {
 pub struct ClassTable {
     by_key: BTreeMap<Arc<ClassKey>, ClassId>,
     classes: Vec<Option<Class>>,
-    free: std::collections::BTreeSet<u32>,
+    free: BTreeSet<u32>,
 }
 
 impl ClassTable {
@@ -127,6 +127,12 @@ impl ClassTable {
         let id = ClassId(self.free.pop_first().unwrap_or(self.classes.len() as u32));
         self.insert(id, key, 1);
         Some((id, true))
+    }
+
+    /// There is room for all these classes, known ones among them.
+    pub fn has_room_for<'a>(&self, keys: impl Iterator<Item = &'a ClassKey>) -> bool {
+        let new: BTreeSet<&ClassKey> = keys.filter(|key| !self.by_key.contains_key(*key)).collect();
+        self.by_key.len() + new.len() <= CLASSES_MAX
     }
 
     /// One more reference.
@@ -153,7 +159,7 @@ impl ClassTable {
         let mut get = Get::new(bytes, "class record");
         let key = ClassKey::decode(&mut get)?;
         get.end()?;
-        if id.0 as usize >= CLASSES_MAX || self.find(id).is_some() {
+        if id.0 as usize >= CLASSES_MAX || self.find(id).is_some() || self.by_key.contains_key(&key) {
             return Err(get.damaged());
         }
         self.insert(id, key, 0);

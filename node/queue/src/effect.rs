@@ -47,7 +47,7 @@ pub struct Effects {
     pub tasks: Vec<u64>,
     /// Classes made or dropped; may repeat.
     pub classes: Vec<ClassId>,
-    /// Bodies to store: of jobs, or of an array's task.
+    /// Bodies to store: of jobs; under a task's number the body of all jobs of an array, or the dependencies.
     pub bodies: Vec<(u64, Bytes)>,
     /// Bodies to delete.
     pub bodies_dropped: Vec<u64>,

@@ -266,6 +266,7 @@ impl Report {
 impl EndedJob {
     /// The stored record.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
         self.job.encode(&self.worker, out);
         let mut tail = Vec::with_capacity(128);
         self.key.encode(&mut tail);
@@ -273,7 +274,7 @@ impl EndedJob {
         tail.put_u64(self.ended_ms);
         self.report.encode(&mut tail);
         // The job's part ends with a text; its length is written so that both parts read alone.
-        let head = out.len() as u32;
+        let head = (out.len() - start) as u32;
         out.extend_from_slice(&tail);
         out.put_u32(head);
     }

@@ -5,20 +5,24 @@
 //! order and holds equal state ([`Machine::digest`]). Time comes in the command, stamped by the leader.
 //!
 //! ```text
-//! command.rs   every replicated command and its encoding
+//! command.rs   every replicated command; command/encoding.rs its bytes; entry.rs a batch of them
 //! machine/     apply: one short function per command; effects say what to write, wake and tell
-//! job.rs task.rs class.rs   the records; slots.rs the table of live jobs
+//! job.rs task.rs class.rs   the records; slots.rs the table of live jobs; dependencies.rs who waits for whom
 //! ready.rs     the leader's lock-free index: queue -> share -> priority -> class -> FIFO
 //! filter.rs    does a worker fit a class (PanDA's getJob filters); share.rs the order of shares
 //! meta/        the meta group's machine: queues, shares, users, settings, nodes
 //! check.rs     all invariants, for tests and for the verification of a stopped store
 //! ```
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod check;
 pub mod class;
 pub mod codec;
 pub mod command;
+pub mod dependencies;
 pub mod effect;
+pub mod entry;
 pub mod error;
 pub mod filter;
 pub mod job;

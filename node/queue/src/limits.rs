@@ -48,6 +48,8 @@ pub const ATTEMPTS_MAX: u32 = 1_000;
 pub const CORES_MAX: u32 = 100_000;
 /// Longest wall time, s: a year.
 pub const WALL_TIME_S_MAX: u32 = 366 * 86_400;
+/// Live jobs of a shard, those of arrays included: counters of a class have 32 bits. Operators set a lower bound.
+pub const LIVE_JOBS_MAX: u64 = 1_000_000_000;
 /// Live sequence numbers of a shard stay below this: ids are never used twice.
 pub const SEQ_MAX: u64 = moso_proto::id::SEQ_MAX;
 
@@ -56,4 +58,6 @@ const _: () = {
     assert!(ENTRY_BYTES_MAX > SUBMISSION_BYTES_MAX);
     assert!(LEASE_JOBS_MAX <= COMMAND_JOBS_MAX);
     assert!(PARENTS_MAX <= SUBMISSION_EDGES_MAX);
+    assert!(LIVE_JOBS_MAX + SUBMISSION_JOBS_MAX as u64 <= u32::MAX as u64);
+    assert!(ARRAY_JOBS_MAX as u64 <= LIVE_JOBS_MAX);
 };

@@ -8,6 +8,14 @@
 //!
 //! Within a shard the order is strict by (share rank, priority) and FIFO within a class; classes of equal priority
 //! take turns by the age of their first job. Each entry costs about 8 bytes.
+//!
+//! Why no entry is lost or seen twice, though nothing is locked:
+//! - an entry lives in one `SegQueue`, which gives it to one popper;
+//! - a popper may hold an older list of lanes, levels or classes: what it finds there is real, what it misses stays;
+//! - only [`ReadyIndex::tidy`] takes classes and levels out, and only the writer calls it: one that the writer finds
+//!   empty stays empty, since nobody else fills it;
+//! - counters are raised before the entry is filed and lowered after it was taken, so they may say too much for a
+//!   moment, never too little: whoever is woken by a push finds it.
 
 use crate::class::{ClassId, ClassKey};
 use arc_swap::ArcSwap;
@@ -73,13 +81,20 @@ impl Class {
         Some(seq)
     }
 
+    /// It may have entries: cheap, for poppers.
     fn has(&self) -> bool {
         self.len.load(Ordering::Relaxed) > 0
+    }
+
+    /// It has none; lasting when the writer asks.
+    fn is_empty(&self) -> bool {
+        self.fifo.is_empty() && self.returned.is_empty()
     }
 }
 
 #[derive(Default)]
 struct Level {
+    /// By number.
     classes: ArcSwap<Vec<Arc<Class>>>,
 }
 
@@ -133,6 +148,7 @@ impl ReadyIndex {
             None => lane.levels.insert(Reverse(priority), Arc::new(Level::default())).value().clone(),
         };
         let class = level.class(id, key, priority);
+        queue.len.fetch_add(1, Ordering::Relaxed);
         if class.len.fetch_add(1, Ordering::Relaxed) <= 0 {
             class.head.store(seq, Ordering::Relaxed);
         }
@@ -141,7 +157,6 @@ impl ReadyIndex {
         } else {
             class.fifo.push(seq);
         }
-        queue.len.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes up to `wanted.max` jobs of a queue, best first, and appends them to `out`. Any thread.
@@ -180,13 +195,12 @@ impl ReadyIndex {
         queues.iter().map(|(&id, queue)| (id, queue.summary())).filter(|(_, s)| s.ready > 0).collect()
     }
 
-    /// Drops empty priorities, so that a walk meets none. Only the shard's reactor may call this.
+    /// Drops empty classes and priorities, so that a walk meets few. Only the shard's reactor may call this.
     pub fn tidy(&self) {
         for queue in self.queues.load().values() {
             for lane in queue.lanes.load().iter() {
                 for level in lane.levels.iter() {
-                    let classes = level.value().classes.load();
-                    if classes.iter().all(|c| !c.has() && c.fifo.is_empty() && c.returned.is_empty()) {
+                    if level.value().drop_empty() {
                         level.remove();
                     }
                 }
@@ -229,8 +243,10 @@ impl Queue {
 impl Level {
     fn class(&self, id: ClassId, key: &Arc<ClassKey>, priority: i32) -> Arc<Class> {
         let classes = self.classes.load();
+        let at = classes.partition_point(|c| c.id < id);
         // A number may be used again for other needs once its class is gone: the key decides.
-        if let Some(class) = classes.iter().find(|c| c.id == id && (Arc::ptr_eq(&c.key, key) || c.key == *key)) {
+        let mut same = classes[at..].iter().take_while(|c| c.id == id);
+        if let Some(class) = same.find(|c| Arc::ptr_eq(&c.key, key) || c.key == *key) {
             return class.clone();
         }
         let class = Arc::new(Class {
@@ -242,11 +258,21 @@ impl Level {
             len: AtomicI64::new(0),
             head: AtomicU64::new(0),
         });
-        let mut classes: Vec<Arc<Class>> =
-            classes.iter().filter(|c| c.has() || !c.fifo.is_empty() || !c.returned.is_empty()).cloned().collect();
-        classes.push(class.clone());
+        let mut classes = Vec::clone(&classes);
+        classes.insert(at, class.clone());
         self.classes.store(Arc::new(classes));
         class
+    }
+
+    /// Drops empty classes; `true`: none is left.
+    fn drop_empty(&self) -> bool {
+        let classes = self.classes.load();
+        let left: Vec<Arc<Class>> = classes.iter().filter(|c| !c.is_empty()).cloned().collect();
+        if !left.is_empty() && left.len() < classes.len() {
+            self.classes.store(Arc::new(left));
+            return false;
+        }
+        left.is_empty()
     }
 
     fn pop(&self, wanted: &Wanted<'_>, out: &mut Vec<Popped>, before: usize) {
@@ -303,109 +329,4 @@ fn pop_by_age(lanes: &[Arc<Lane>], wanted: &Wanted<'_>, out: &mut Vec<Popped>, b
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(queue: u32, share: u32, owner: &str) -> Arc<ClassKey> {
-        Arc::new(ClassKey { queue, share, owner: owner.into(), ..Default::default() })
-    }
-
-    fn pop(index: &ReadyIndex, max: usize, by_age: bool) -> Vec<u64> {
-        let mut out = Vec::new();
-        let wanted = Wanted { fits: &|_| true, rank: &|share| share, by_age, max };
-        index.pop(1, &wanted, &mut out);
-        out.iter().map(|p| p.seq).collect()
-    }
-
-    #[test]
-    fn order_is_share_then_priority_then_age() {
-        let index = ReadyIndex::default();
-        let (low, high) = (key(1, 2, "a"), key(1, 1, "a"));
-        index.push(1, ClassId(0), &low, 900);
-        index.push(2, ClassId(1), &high, 10);
-        index.push(3, ClassId(1), &high, 20);
-        index.push(4, ClassId(1), &high, 20);
-        index.push(5, ClassId(2), &key(2, 1, "a"), 999);
-        assert_eq!(index.summary(1), Summary { ready: 4, top_priority: 900 });
-        assert_eq!(pop(&index, 10, false), [3, 4, 2, 1]);
-        assert_eq!(index.summary(1), Summary::default());
-        assert_eq!(index.summary(2).ready, 1);
-    }
-
-    #[test]
-    fn by_age_the_oldest_comes_first_whatever_its_priority() {
-        let index = ReadyIndex::default();
-        let (a, b) = (key(1, 1, "a"), key(1, 2, "b"));
-        index.push(10, ClassId(0), &a, 500);
-        index.push(3, ClassId(1), &b, -5);
-        assert_eq!(pop(&index, 1, true), [3]);
-        assert_eq!(pop(&index, 1, false), [10]);
-    }
-
-    #[test]
-    fn returned_jobs_come_first_and_unfit_classes_stay() {
-        let index = ReadyIndex::default();
-        let (a, b) = (key(1, 1, "a"), key(1, 1, "b"));
-        for seq in 1..=3 {
-            index.push(seq, ClassId(0), &a, 0);
-        }
-        index.push(4, ClassId(1), &b, 0);
-        let mut out = Vec::new();
-        let only_b = Wanted { fits: &|k| &*k.owner == "b", rank: &|_| 0, by_age: false, max: 9 };
-        index.pop(1, &only_b, &mut out);
-        assert_eq!(out.len(), 1);
-        assert_eq!(pop(&index, 1, false), [1]);
-        index.put_back(1, ClassId(0), &a, 0);
-        assert_eq!(pop(&index, 9, false), [1, 2, 3]);
-        index.tidy();
-        index.close();
-        index.push(9, ClassId(0), &a, 0);
-        assert!(pop(&index, 1, false).is_empty());
-    }
-
-    #[test]
-    fn classes_of_equal_priority_take_turns() {
-        let index = ReadyIndex::default();
-        let (a, b) = (key(1, 1, "a"), key(1, 1, "b"));
-        for seq in 0..32 {
-            index.push(1 + seq, ClassId(0), &a, 0);
-            index.push(101 + seq, ClassId(1), &b, 0);
-        }
-        let first: Vec<u64> = pop(&index, 64, false);
-        assert_eq!(first.len(), 64);
-        assert_eq!(first[0], 1);
-    }
-
-    #[test]
-    fn many_threads_take_every_job_once() {
-        let index = ReadyIndex::default();
-        let a = key(1, 1, "a");
-        const JOBS: u64 = 20_000;
-        let taken: Vec<Vec<u64>> = std::thread::scope(|scope| {
-            let poppers: Vec<_> = (0..3)
-                .map(|_| {
-                    scope.spawn(|| {
-                        let mut mine = Vec::new();
-                        while mine.last() != Some(&u64::MAX) {
-                            mine.extend(pop(&index, 7, false));
-                            if index.summary(1).ready == 0 && index.summary(2).ready > 0 {
-                                mine.push(u64::MAX);
-                            }
-                        }
-                        mine.pop();
-                        mine
-                    })
-                })
-                .collect();
-            for seq in 1..=JOBS {
-                index.push(seq, ClassId(0), &a, (seq % 3) as i32);
-            }
-            // Queue 2 tells the threads that nothing more comes.
-            index.push(1, ClassId(9), &key(2, 1, "end"), 0);
-            poppers.into_iter().map(|p| p.join().unwrap()).collect()
-        });
-        let mut all: Vec<u64> = taken.into_iter().flatten().chain(pop(&index, JOBS as usize, false)).collect();
-        all.sort_unstable();
-        assert_eq!(all, (1..=JOBS).collect::<Vec<_>>());
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 
 use crate::class::ClassId;
 use crate::codec::{Get, Put};
+use crate::dependencies::{Dependencies, get_pairs, put_pairs};
 use crate::error::Error;
 use bytes::Bytes;
 use moso_proto::state::STATES;
@@ -60,26 +61,6 @@ pub fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Who waits for whom, by position in the task.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Dependencies {
-    /// (parent, child), sorted.
-    pub edges: Vec<(u32, u32)>,
-}
-
-impl Dependencies {
-    /// Positions of the jobs that wait for `parent`.
-    pub fn children(&self, parent: u32) -> impl Iterator<Item = u32> + '_ {
-        let start = self.edges.partition_point(|&(p, _)| p < parent);
-        self.edges[start..].iter().take_while(move |&&(p, _)| p == parent).map(|&(_, c)| c)
-    }
-
-    /// Positions of the jobs that `child` waits for.
-    pub fn parents(&self, child: u32) -> impl Iterator<Item = u32> + '_ {
-        self.edges.iter().filter(move |&&(_, c)| c == child).map(|&(p, _)| p)
-    }
-}
-
 /// The end of an array's jobs that were never made.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RestEnd {
@@ -132,11 +113,14 @@ pub struct Task {
     pub rest_end: Option<RestEnd>,
     /// Jobs by state; those not yet made count as activated, defined or throttled.
     pub counts: [u32; STATES],
-    /// Dependencies between its jobs.
+    /// Dependencies between its jobs; stored apart from the record.
     pub deps: Option<Box<Dependencies>>,
 }
 
 const FORMAT: u8 = 1;
+
+// Most tasks have one job, so a task costs about as much as two jobs: growth must be a decision.
+const _: () = assert!(size_of::<Task>() <= 240);
 
 impl Task {
     /// Number of its first job.
@@ -204,7 +188,18 @@ impl Task {
         }
     }
 
-    /// The stored record. Only the counts of final states are kept: the others are recounted from the jobs.
+    /// More jobs have failed than allowed: the others are not tried again.
+    pub fn too_many_failed(&self) -> bool {
+        self.max_failed > 0 && self.counts[JobState::Failed as usize] > self.max_failed
+    }
+
+    /// Its jobs may not be leased any more at this time.
+    pub fn expired(&self, now_ms: u64) -> bool {
+        self.expires_at_ms > 0 && self.expires_at_ms <= now_ms
+    }
+
+    /// The stored record. Only the counts of final states are kept: the others are recounted from the jobs. The
+    /// dependencies are not in it.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u8(FORMAT);
         out.put_u32(self.jobs);
@@ -241,10 +236,10 @@ impl Task {
             }
         }
         put_pairs(out, &self.rest);
-        put_pairs(out, self.deps.as_ref().map_or(&[], |d| &d.edges));
+        out.put_u8(u8::from(self.deps.is_some()));
     }
 
-    /// Reads a record.
+    /// Reads a record. Where it says that there are dependencies, they are empty and to be filled in.
     pub fn decode(seq: u64, bytes: Bytes) -> Result<Self, Error> {
         let mut get = Get::new(bytes, "task record");
         let format = get.u8()?;
@@ -271,15 +266,18 @@ impl Task {
         let rest_end = match get.u8()? {
             0 => None,
             number => Some(RestEnd {
-                state: JobState::from_number(number).ok_or_else(|| get.damaged())?,
+                state: JobState::from_number(number).filter(|s| s.is_final()).ok_or_else(|| get.damaged())?,
                 code: get.u8()?,
                 time_ms: get.u64()?,
             }),
         };
         let rest = get_pairs(&mut get)?;
-        let edges = get_pairs(&mut get)?;
+        let deps = get.bool()?.then(Box::<Dependencies>::default);
         get.end()?;
-        let deps = (!edges.is_empty()).then(|| Box::new(Dependencies { edges }));
+        let waits = matches!(rest_state, JobState::Activated | JobState::Defined | JobState::Throttled);
+        if !waits || !ranges_fit(&rest, jobs) || counts.iter().map(|&n| u64::from(n)).sum::<u64>() > u64::from(jobs) {
+            return Err(get.damaged());
+        }
         Ok(Task {
             seq,
             jobs,
@@ -304,30 +302,21 @@ impl Task {
         })
     }
 
-    /// Estimated bytes held.
+    /// Estimated bytes held; does not change while the task lives.
     pub fn memory_bytes(&self) -> usize {
         size_of::<Task>()
             + self.name.len()
             + self.body_type.len()
-            + self.rest.capacity() * 8
-            + self.deps.as_ref().map_or(0, |d| d.edges.capacity() * 8)
+            + self.deps.as_ref().map_or(0, |d| d.memory_bytes())
     }
 }
 
-fn put_pairs(out: &mut Vec<u8>, pairs: &[(u32, u32)]) {
-    out.put_u32(pairs.len() as u32);
-    for &(a, b) in pairs {
-        out.put_u32(a);
-        out.put_u32(b);
-    }
+/// The ranges are ascending, not empty, do not touch, and lie below `jobs`.
+fn ranges_fit(ranges: &[(u32, u32)], jobs: u32) -> bool {
+    ranges.iter().all(|&(a, b)| a < b && b <= jobs) && ranges.windows(2).all(|w| w[0].1 < w[1].0)
 }
 
-fn get_pairs(get: &mut Get) -> Result<Vec<(u32, u32)>, Error> {
-    let count = get.count(8)?;
-    (0..count).map(|_| Ok((get.u32()?, get.u32()?))).collect()
-}
-
-/// An ended task: the archive's record is the task's and its class written out.
+/// An ended task: the archive's record is the task's, its class written out, and its dependencies.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndedTask {
     /// The task as it ended.
@@ -343,13 +332,19 @@ impl EndedTask {
         self.task.encode(&mut body);
         out.put_bytes(&body);
         self.key.encode(out);
+        if let Some(deps) = &self.task.deps {
+            deps.encode(out);
+        }
     }
 
     /// Reads a record.
     pub fn decode(seq: u64, bytes: Bytes) -> Result<Self, Error> {
         let mut get = Get::new(bytes, "ended task");
-        let task = Task::decode(seq, get.bytes()?)?;
+        let mut task = Task::decode(seq, get.bytes()?)?;
         let key = crate::class::ClassKey::decode(&mut get)?.into();
+        if let Some(deps) = &mut task.deps {
+            **deps = Dependencies::decode(&mut get, task.jobs)?;
+        }
         get.end()?;
         Ok(EndedTask { task, key })
     }

@@ -8,7 +8,10 @@
 
 use crate::leading::Leading;
 use crate::leases::ExpiryPolicy;
-use crate::limits::{BATCHES_MAX, BATCH_BYTES_MAX, ENTRY_BYTES_TARGET, PROPOSALS_MAX, SWEEP_JOBS_MIN, SWEEP_PARTS, UNPERSISTED_MAX};
+use crate::limits::{
+    BATCH_BYTES_MAX, BATCHES_MAX, ENTRY_BYTES_TARGET, PROPOSALS_MAX, SWEEP_JOBS_MIN, SWEEP_PARTS,
+    UNPERSISTED_MAX,
+};
 use crate::output::{Append, Payload, Position, Role};
 use crate::pending::Pending;
 use crate::quorum::QuorumLease;
@@ -124,7 +127,13 @@ const PROBE: u64 = 1;
 
 impl<T> Core<T> {
     /// Joins a replica and the machine loaded from its state. `election_ms` is the shortest election timeout.
-    pub fn new(replica: Replica, machine: Machine, applied: Position, policy: Policy, election_ms: u64) -> Self {
+    pub fn new(
+        replica: Replica,
+        machine: Machine,
+        applied: Position,
+        policy: Policy,
+        election_ms: u64,
+    ) -> Self {
         Core {
             machine,
             leading: None,
@@ -180,14 +189,21 @@ impl<T> Core<T> {
     }
     /// Estimated bytes held for jobs and their leases.
     pub fn memory_bytes(&self) -> usize {
-        let index = self.leading.as_ref().map_or(0, |l| l.index.summaries().iter().map(|(_, s)| s.ready as usize * 9).sum());
+        let index = self.leading.as_ref().map_or(0, |l| {
+            l.index
+                .summaries()
+                .iter()
+                .map(|(_, s)| s.ready as usize * 9)
+                .sum()
+        });
         self.machine.memory_bytes() + self.leading.as_ref().map_or(0, Leading::memory_bytes) + index
     }
 
     /// Effects not yet written, with the position and configuration that belong in the same batch. `None`: nothing was
     /// applied since [`Core::written`].
     pub fn unwritten(&self) -> Option<(&Effects, Position, Option<&ConfState>)> {
-        self.unwritten.then_some((&self.effects, self.applied, self.conf_state.as_ref()))
+        self.unwritten
+            .then_some((&self.effects, self.applied, self.conf_state.as_ref()))
     }
     /// The effects were written.
     pub fn written(&mut self) {
@@ -232,23 +248,44 @@ impl<T> Core<T> {
     ) -> Result<Option<T>, (Shed, T)> {
         if let Err(shed) = self.room() {
             if let (Shed::Busy, Some(leading)) = (shed, &mut self.leading) {
-                popped.iter().for_each(|p| leading.put_back(&mut self.machine, p));
+                popped
+                    .iter()
+                    .for_each(|p| leading.put_back(&mut self.machine, p));
             }
             return Err((shed, owed));
         }
-        let leading = self.leading.as_mut().expect("there is room only while it leads");
-        let jobs: Vec<u64> =
-            popped.iter().filter(|p| leading.claim(&mut self.machine, p)).map(|p| p.seq).collect();
+        let leading = self
+            .leading
+            .as_mut()
+            .expect("there is room only while it leads");
+        let jobs: Vec<u64> = popped
+            .iter()
+            .filter(|p| leading.claim(&mut self.machine, p))
+            .map(|p| p.seq)
+            .collect();
         leading.feed(&self.machine);
         if jobs.is_empty() {
             return Ok(Some(owed));
         }
-        self.gather(&Command::Lease { session, worker: worker.into(), ttl_ms, jobs }, Some(owed));
+        self.gather(
+            &Command::Lease {
+                session,
+                worker: worker.into(),
+                ttl_ms,
+                jobs,
+            },
+            Some(owed),
+        );
         Ok(None)
     }
 
     /// Takes a worker's heartbeat. `None`: this replica may not answer, another one should be asked.
-    pub fn heartbeat(&mut self, session: u64, beats: &[(u64, u32, u8)], now_ms: u64) -> Option<Beaten> {
+    pub fn heartbeat(
+        &mut self,
+        session: u64,
+        beats: &[(u64, u32, u8)],
+        now_ms: u64,
+    ) -> Option<Beaten> {
         if !self.sure(now_ms) {
             return None;
         }
@@ -256,7 +293,9 @@ impl<T> Core<T> {
         let mut answer = Beaten::default();
         for &(seq, attempt, phase) in beats {
             let job = self.machine.jobs_volatile().get_mut(seq);
-            let Some(job) = job.filter(|j| j.state.is_leased() && j.attempt == attempt && j.session == session) else {
+            let Some(job) =
+                job.filter(|j| j.state.is_leased() && j.attempt == attempt && j.session == session)
+            else {
                 answer.lost.push(seq);
                 continue;
             };
@@ -288,7 +327,9 @@ impl<T> Core<T> {
             if self.stuck.is_none() && !self.seal(wall_ms) {
                 return;
             }
-            let Some((entry, owed)) = self.stuck.take() else { return };
+            let Some((entry, owed)) = self.stuck.take() else {
+                return;
+            };
             if !self.pending.has_room() {
                 self.stuck = Some((entry, owed));
                 return;
@@ -306,12 +347,16 @@ impl<T> Core<T> {
 
     /// Turns the oldest gathered commands into an entry; `false`: there are none, or they wait for the disk.
     fn seal(&mut self, wall_ms: u64) -> bool {
-        let Some(first) = self.batches.front() else { return false };
+        let Some(first) = self.batches.front() else {
+            return false;
+        };
         let full = self.batches.len() > 1 || first.entry.len() >= ENTRY_BYTES_TARGET;
         if !full && self.replica.appends_in_flight() >= UNPERSISTED_MAX {
             return false;
         }
-        let Some(mut batch) = self.batches.pop_front() else { return false };
+        let Some(mut batch) = self.batches.pop_front() else {
+            return false;
+        };
         self.batch_bytes -= batch.entry.len();
         self.stamp_ms = self.stamp_ms.max(wall_ms).max(self.machine.now_ms());
         self.stuck = Some((batch.entry.finish(self.stamp_ms), batch.owed));
@@ -324,7 +369,10 @@ impl<T> Core<T> {
             b.entry.commands() < ENTRY_COMMANDS_MAX && b.entry.len() + bytes <= ENTRY_BYTES_TARGET
         });
         if !room {
-            let batch = Batch { entry: EntryBuilder::default(), owed: Vec::new() };
+            let batch = Batch {
+                entry: EntryBuilder::default(),
+                owed: Vec::new(),
+            };
             self.batch_bytes += batch.entry.len();
             self.batches.push_back(batch);
         }
@@ -349,7 +397,9 @@ impl<T> Core<T> {
             return;
         }
         if stalled && let Some(leading) = &mut self.leading {
-            leading.leases.stalled(&mut self.machine, now_ms.saturating_sub(last));
+            leading
+                .leases
+                .stalled(&mut self.machine, now_ms.saturating_sub(last));
         }
         self.probe_ms = now_ms;
         self.quorum.set_transferring(self.replica.is_transferring());
@@ -372,14 +422,20 @@ impl<T> Core<T> {
             return;
         }
         let leading = self.leading.as_mut().expect("checked by the caller");
-        let expired = leading.leases.expired(&self.machine, now_ms, self.policy.expiry);
+        let expired = leading
+            .leases
+            .expired(&self.machine, now_ms, self.policy.expiry);
         for jobs in expired.chunks(COMMAND_JOBS_MAX) {
-            self.internal(&Command::Expire { jobs: jobs.to_vec() });
+            self.internal(&Command::Expire {
+                jobs: jobs.to_vec(),
+            });
         }
     }
 
     fn wake(&mut self, wall_ms: u64) {
-        let Some(leading) = &mut self.leading else { return };
+        let Some(leading) = &mut self.leading else {
+            return;
+        };
         // The command carries this time or a later one, so what is due now is due when it is applied.
         let jobs = leading.due(wall_ms, COMMAND_JOBS_MAX);
         if !jobs.is_empty() {
@@ -401,10 +457,14 @@ impl<T> Core<T> {
             leading.pruned_ms = now_ms;
         }
         for jobs in phases.chunks(COMMAND_JOBS_MAX) {
-            self.internal(&Command::Phase { jobs: jobs.to_vec() });
+            self.internal(&Command::Phase {
+                jobs: jobs.to_vec(),
+            });
         }
         if prune {
-            self.internal(&Command::Prune { below_ms: wall_ms.saturating_sub(DEDUP_WINDOW_MS) });
+            self.internal(&Command::Prune {
+                below_ms: wall_ms.saturating_sub(DEDUP_WINDOW_MS),
+            });
         }
         self.sweep(wall_ms);
     }
@@ -425,8 +485,15 @@ impl<T> Core<T> {
         late.sort_by_key(|l| (l.fail, l.code, l.seq));
         for group in late.chunk_by(|a, b| (a.fail, a.code) == (b.fail, b.code)) {
             for jobs in group.chunks(COMMAND_JOBS_MAX) {
-                let jobs_meant = jobs.iter().map(|l| (l.seq, l.state, l.changed_ms)).collect();
-                self.internal(&Command::TimeOut { jobs: jobs_meant, fail: group[0].fail, code: group[0].code });
+                let jobs_meant = jobs
+                    .iter()
+                    .map(|l| (l.seq, l.state, l.changed_ms))
+                    .collect();
+                self.internal(&Command::TimeOut {
+                    jobs: jobs_meant,
+                    fail: group[0].fail,
+                    code: group[0].code,
+                });
             }
         }
     }
@@ -464,11 +531,23 @@ impl<T> Core<T> {
             index > applied
         });
         let aborted = self.pending.take_aborted();
-        out.answers.extend(aborted.into_iter().flatten().flatten().map(|owed| (owed, Answer::Unknown)));
+        out.answers.extend(
+            aborted
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|owed| (owed, Answer::Unknown)),
+        );
         Ok(())
     }
 
-    fn apply(&mut self, position: Position, payload: Payload, now_ms: u64, out: &mut CoreOutput<T>) -> Result<(), Error> {
+    fn apply(
+        &mut self,
+        position: Position,
+        payload: Payload,
+        now_ms: u64,
+        out: &mut CoreOutput<T>,
+    ) -> Result<(), Error> {
         let (shard, peer) = (self.replica.shard(), self.replica.peer());
         self.applied = position;
         self.unwritten = true;
@@ -483,14 +562,21 @@ impl<T> Core<T> {
         let mut replies = Vec::new();
         self.machine
             .apply(entry, &mut self.effects, &mut replies)
-            .map_err(|error| Error::Damaged { shard, peer, reason: error.to_string() })?;
+            .map_err(|error| Error::Damaged {
+                shard,
+                peer,
+                reason: error.to_string(),
+            })?;
         if let Some(leading) = &mut self.leading {
             let new = marks.since(&self.effects);
             leading.take_effects(&mut self.machine, &new, now_ms, self.policy.expiry);
             out.signals.extend(new.signals);
         }
         if let Some(owed) = self.pending.take(position) {
-            let answered = owed.into_iter().zip(replies).filter_map(|(owed, reply)| Some((owed?, Answer::Reply(reply))));
+            let answered = owed
+                .into_iter()
+                .zip(replies)
+                .filter_map(|(owed, reply)| Some((owed?, Answer::Reply(reply))));
             out.answers.extend(answered);
         }
         Ok(())
@@ -502,7 +588,13 @@ impl<T> Core<T> {
         let stuck = self.stuck.take().map(|(_, owed)| owed).unwrap_or_default();
         let gathered = self.batches.drain(..).flat_map(|b| b.owed);
         self.batch_bytes = 0;
-        out.answers.extend(stuck.into_iter().chain(gathered).flatten().map(|owed| (owed, Answer::Unknown)));
+        out.answers.extend(
+            stuck
+                .into_iter()
+                .chain(gathered)
+                .flatten()
+                .map(|owed| (owed, Answer::Unknown)),
+        );
         self.leading = None;
         self.reads.clear();
         out.role = Some(role);
@@ -510,9 +602,7 @@ impl<T> Core<T> {
 
     /// Begins to serve once all entries of earlier terms are applied.
     fn serve(&mut self, now_ms: u64) {
-        if self.leading.is_none()
-            && self.replica.serving_term().is_some()
-        {
+        if self.leading.is_none() && self.replica.serving_term().is_some() {
             self.leading = Some(Leading::new(&mut self.machine, now_ms, self.policy.expiry));
             self.probe_ms = now_ms;
         }

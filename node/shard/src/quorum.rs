@@ -61,7 +61,9 @@ impl QuorumLease {
 
     /// The quorum answered the probe with `context`. Unknown ones are ignored: they were sent before the lease was void.
     pub fn confirmed(&mut self, context: u64) {
-        let Some(position) = self.probes.iter().position(|probe| probe.0 == context) else { return };
+        let Some(position) = self.probes.iter().position(|probe| probe.0 == context) else {
+            return;
+        };
         let (_, sent_ms) = self.probes[position];
         self.probes.drain(..=position);
         self.until_ms = self.until_ms.max(Some(sent_ms + self.length_ms));
@@ -93,7 +95,8 @@ impl QuorumLease {
     }
 
     fn stalled(&self, now_ms: u64) -> bool {
-        self.last_turn_ms.is_some_and(|last_ms| now_ms.saturating_sub(last_ms) > self.stall_ms_max)
+        self.last_turn_ms
+            .is_some_and(|last_ms| now_ms.saturating_sub(last_ms) > self.stall_ms_max)
     }
 }
 
@@ -109,7 +112,9 @@ mod tests {
     }
 
     fn turns(lease: &mut QuorumLease, from_ms: u64, to_ms: u64) {
-        (from_ms..=to_ms).step_by(100).for_each(|now_ms| assert!(!lease.turn(now_ms)));
+        (from_ms..=to_ms)
+            .step_by(100)
+            .for_each(|now_ms| assert!(!lease.turn(now_ms)));
     }
 
     #[test]
@@ -144,7 +149,10 @@ mod tests {
         lease.confirmed(1);
         lease.sent(2, 1000);
         assert!(lease.valid(1500));
-        assert!(!lease.valid(1501), "a stall counts before the turn that finds it");
+        assert!(
+            !lease.valid(1501),
+            "a stall counts before the turn that finds it"
+        );
         assert!(lease.turn(1501));
         lease.confirmed(2);
         assert!(!lease.valid(1501));

@@ -1,13 +1,19 @@
 //! One replica of a shard's Raft group.
 
+mod status;
+
 use crate::config::ReplicaConfig;
 use crate::error::{Error, Result};
 use crate::inbound;
 use crate::limits::{ENTRY_BYTES_MAX, READS_PENDING_MAX, TRANSFER_LAG_MAX};
-use crate::output::{Append, Committed, Output, Payload, PeerProgress, Position, Read, Role, push_split};
+use crate::output::{
+    Append, Committed, Output, Payload, PeerProgress, Position, Read, Role, push_split,
+};
 use crate::storage::{Durable, LogReader, Storage, decode_change};
 use bytes::Bytes;
-use raft::eraftpb::{ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType};
+use raft::eraftpb::{
+    ConfChangeType, ConfChangeV2, Entry, EntryType, HardState, Message, MessageType,
+};
 use raft::{RawNode, ReadState, StateRole};
 use std::collections::VecDeque;
 
@@ -40,21 +46,38 @@ impl Replica {
     /// # Errors
     /// `Config` if the settings or the configuration are wrong; `Damaged` if the disk contradicts itself, in which case
     /// the replica must not be opened again under this id; `LogRead` if the log cannot be read.
-    pub fn open(config: ReplicaConfig, durable: Durable, reader: Box<dyn LogReader>) -> Result<Replica> {
+    pub fn open(
+        config: ReplicaConfig,
+        durable: Durable,
+        reader: Box<dyn LogReader>,
+    ) -> Result<Replica> {
         config.validate()?;
         let members = &durable.conf_state;
-        if ![&members.voters, &members.learners, &members.voters_outgoing].iter().any(|ids| ids.contains(&config.peer)) {
+        if ![&members.voters, &members.learners, &members.voters_outgoing]
+            .iter()
+            .any(|ids| ids.contains(&config.peer))
+        {
             let reason = format!("replica {} is not in the configuration", config.peer);
-            return Err(Error::Config { shard: config.shard, reason });
+            return Err(Error::Config {
+                shard: config.shard,
+                reason,
+            });
         }
         let applied = durable.applied;
         let storage = Storage::open(&config, durable, reader)?;
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let raw = RawNode::new(&config.raft(applied), storage, &logger)
-            .map_err(|error| Error::Config { shard: config.shard, reason: error.to_string() })?;
+        let raw = RawNode::new(&config.raft(applied), storage, &logger).map_err(|error| {
+            Error::Config {
+                shard: config.shard,
+                reason: error.to_string(),
+            }
+        })?;
         let hard_state = raw.raft.hard_state();
         Ok(Replica {
-            role: Role::Follower { term: hard_state.term, leader: None },
+            role: Role::Follower {
+                term: hard_state.term,
+                leader: None,
+            },
             in_flight: VecDeque::new(),
             last_number: 0,
             replacing_number: 0,
@@ -70,8 +93,8 @@ impl Replica {
     pub fn tick(&mut self) {
         self.pin_election();
         let raft = &self.raw.raft;
-        let campaigns =
-            raft.state != StateRole::Leader && raft.election_elapsed + 1 >= raft.randomized_election_timeout();
+        let campaigns = raft.state != StateRole::Leader
+            && raft.election_elapsed + 1 >= raft.randomized_election_timeout();
         if !(campaigns && self.is_behind()) {
             self.raw.tick();
         }
@@ -87,7 +110,9 @@ impl Replica {
         if message.get_msg_type() == MessageType::MsgTimeoutNow && self.is_behind() {
             return Err(Error::Refused("asked to campaign while behind"));
         }
-        self.raw.step(message).map_err(|_| Error::Refused("raft did not take it"))
+        self.raw
+            .step(message)
+            .map_err(|_| Error::Refused("raft did not take it"))
     }
 
     /// Proposes a command and says where it will stand in the log if it is committed: compare index and term when that
@@ -97,13 +122,28 @@ impl Replica {
     /// `NotLeader`; `EntrySize`; `Busy` while too much is uncommitted or the leadership is being transferred.
     pub fn propose(&mut self, command: Bytes) -> Result<Position> {
         if command.is_empty() || command.len() > ENTRY_BYTES_MAX {
-            return Err(Error::EntrySize { bytes: command.len(), max: ENTRY_BYTES_MAX });
+            return Err(Error::EntrySize {
+                bytes: command.len(),
+                max: ENTRY_BYTES_MAX,
+            });
         }
         self.check_leads()?;
-        let mut message = Message { from: self.config.peer, ..Message::default() };
+        let mut message = Message {
+            from: self.config.peer,
+            ..Message::default()
+        };
         message.set_msg_type(MessageType::MsgPropose);
-        message.set_entries(vec![Entry { data: command, ..Entry::default() }].into());
-        self.raw.raft.step(message).map_err(|_| self.busy("too many bytes are not yet committed"))?;
+        message.set_entries(
+            vec![Entry {
+                data: command,
+                ..Entry::default()
+            }]
+            .into(),
+        );
+        self.raw
+            .raft
+            .step(message)
+            .map_err(|_| self.busy("too many bytes are not yet committed"))?;
         Ok(self.last_proposed())
     }
 
@@ -119,12 +159,15 @@ impl Replica {
             return Err(self.busy("an earlier configuration change is not applied"));
         }
         let own = |single: &raft::eraftpb::ConfChangeSingle| {
-            single.node_id == self.config.peer && single.get_change_type() != ConfChangeType::AddNode
+            single.node_id == self.config.peer
+                && single.get_change_type() != ConfChangeType::AddNode
         };
         if change.changes.iter().any(own) {
             return Err(Error::Refused("a leader cannot remove itself"));
         }
-        self.raw.propose_conf_change(Vec::new(), change).map_err(|_| self.busy("raft did not take the change"))?;
+        self.raw
+            .propose_conf_change(Vec::new(), change)
+            .map_err(|_| self.busy("raft did not take the change"))?;
         Ok(self.last_proposed())
     }
 
@@ -155,7 +198,9 @@ impl Replica {
         if peer == self.config.peer || !self.raw.raft.prs().conf().voters().contains(peer) {
             return Err(Error::Refused("not another voter"));
         }
-        let ready = |progress: &PeerProgress| progress.peer == peer && progress.lag <= TRANSFER_LAG_MAX && progress.active;
+        let ready = |progress: &PeerProgress| {
+            progress.peer == peer && progress.lag <= TRANSFER_LAG_MAX && progress.active
+        };
         if !self.progress().iter().any(ready) {
             return Err(self.busy("the peer lags or is silent"));
         }
@@ -171,7 +216,9 @@ impl Replica {
         if self.is_behind() {
             return Err(self.busy("entries wait to be persisted or applied"));
         }
-        self.raw.campaign().map_err(|_| self.busy("raft did not campaign"))
+        self.raw
+            .campaign()
+            .map_err(|_| self.busy("raft did not campaign"))
     }
 
     /// Says that a message to `peer` was dropped, so that appends are sent again.
@@ -210,7 +257,11 @@ impl Replica {
             }
             storage.append(&entries);
         }
-        output.reads = ready.take_read_states().iter().filter_map(read_of).collect();
+        output.reads = ready
+            .take_read_states()
+            .iter()
+            .filter_map(read_of)
+            .collect();
         let committed = ready.take_committed_entries();
         self.raw.advance_append_async(ready);
 
@@ -225,7 +276,10 @@ impl Replica {
     /// # Panics
     /// If no append with this number was handed out.
     pub fn persisted(&mut self, number: u64) {
-        assert!(number <= self.last_number, "append {number} was never handed out");
+        assert!(
+            number <= self.last_number,
+            "append {number} was never handed out"
+        );
         while self.in_flight.front().is_some_and(|first| *first <= number) {
             self.in_flight.pop_front();
         }
@@ -254,8 +308,14 @@ impl Replica {
     /// If `index` is above `durable_applied`, the index up to which the state on disk has applied the log, or that above
     /// what is applied.
     pub fn truncate_to(&mut self, index: u64, durable_applied: u64) {
-        assert!(index <= durable_applied, "the log is needed to restore the state after {durable_applied}");
-        assert!(durable_applied <= self.applied_index(), "more is durable than was applied");
+        assert!(
+            index <= durable_applied,
+            "the log is needed to restore the state after {durable_applied}"
+        );
+        assert!(
+            durable_applied <= self.applied_index(),
+            "more is durable than was applied"
+        );
         if index > self.raw.store().truncated().index {
             self.raw.mut_store().truncate_to(index);
         }
@@ -266,110 +326,11 @@ impl Replica {
     /// # Panics
     /// If `ticks` is not less than `election_ticks`.
     pub fn set_election_jitter(&mut self, ticks: Option<u32>) {
-        assert!(ticks.is_none_or(|ticks| ticks < self.config.election_ticks), "jitter beyond the election timeout");
+        assert!(
+            ticks.is_none_or(|ticks| ticks < self.config.election_ticks),
+            "jitter beyond the election timeout"
+        );
         self.config.election_jitter_ticks = ticks;
-    }
-
-    /// The shard.
-    pub fn shard(&self) -> u16 {
-        self.config.shard
-    }
-
-    /// This replica's id.
-    pub fn peer(&self) -> u64 {
-        self.config.peer
-    }
-
-    /// Role and term now.
-    pub fn role(&self) -> Role {
-        let raft = &self.raw.raft;
-        match raft.state {
-            StateRole::Leader => Role::Leader { term: raft.term },
-            StateRole::Follower | StateRole::Candidate | StateRole::PreCandidate => {
-                Role::Follower { term: raft.term, leader: self.leader() }
-            }
-        }
-    }
-
-    /// The leader of the current term, if known; this replica itself if it leads.
-    pub fn leader(&self) -> Option<u64> {
-        Some(self.raw.raft.leader_id).filter(|leader| *leader != raft::INVALID_ID)
-    }
-
-    /// The term in which this replica leads and may serve: it has applied its own first entry, so its state holds all
-    /// that earlier leaders acknowledged.
-    pub fn serving_term(&self) -> Option<u64> {
-        let raft = &self.raw.raft;
-        (raft.state == StateRole::Leader && raft.apply_to_current_term()).then_some(raft.term)
-    }
-
-    /// Whether this leader is handing over its leadership. Another may lead at any moment, whatever leases say.
-    pub fn is_transferring(&self) -> bool {
-        self.raw.raft.lead_transferee.is_some()
-    }
-
-    /// The current term.
-    pub fn term(&self) -> u64 {
-        self.raw.raft.term
-    }
-
-    /// Index of the last entry known to be committed.
-    pub fn committed_index(&self) -> u64 {
-        self.raw.raft.raft_log.committed
-    }
-
-    /// Index up to which [`applied`](Replica::applied) was said.
-    pub fn applied_index(&self) -> u64 {
-        self.raw.raft.raft_log.applied
-    }
-
-    /// Index up to which the log is on disk.
-    pub fn persisted_index(&self) -> u64 {
-        self.raw.raft.raft_log.persisted
-    }
-
-    /// Index of the last entry, on disk or not.
-    pub fn last_index(&self) -> u64 {
-        self.raw.raft.raft_log.last_index()
-    }
-
-    /// Index of the oldest entry kept.
-    pub fn first_index(&self) -> u64 {
-        self.raw.store().truncated().index + 1
-    }
-
-    /// Bytes of recent entries in memory.
-    pub fn cached_bytes(&self) -> usize {
-        self.raw.store().cached_bytes()
-    }
-
-    /// Appends handed out and not yet reported persisted.
-    pub fn appends_in_flight(&self) -> usize {
-        self.in_flight.len()
-    }
-
-    /// The group's configuration as of the last entry handed out.
-    pub fn conf_state(&self) -> ConfState {
-        self.raw.raft.prs().conf().to_conf_state()
-    }
-
-    /// How far the other members are, by id; empty unless this replica leads.
-    pub fn progress(&self) -> Vec<PeerProgress> {
-        if self.raw.raft.state != StateRole::Leader {
-            return Vec::new();
-        }
-        let last = self.last_index();
-        let others = self.raw.raft.prs().iter().filter(|(peer, _)| **peer != self.config.peer);
-        let mut progress: Vec<PeerProgress> = others
-            .map(|(peer, progress)| PeerProgress {
-                peer: *peer,
-                matched: progress.matched,
-                lag: last.saturating_sub(progress.matched),
-                active: progress.recent_active,
-            })
-            .collect();
-        progress.sort_by_key(|progress| progress.peer);
-        progress
     }
 
     /// A replica that has not persisted its log cannot win, and one with committed entries still to hand out would first
@@ -382,41 +343,68 @@ impl Replica {
     fn pin_election(&mut self) {
         if let Some(jitter) = self.config.election_jitter_ticks {
             let ticks = self.config.election_ticks + jitter;
-            self.raw.raft.set_randomized_election_timeout(ticks as usize);
+            self.raw
+                .raft
+                .set_randomized_election_timeout(ticks as usize);
         }
     }
 
     fn check_leads(&self) -> Result<()> {
         if self.raw.raft.state != StateRole::Leader {
-            return Err(Error::NotLeader { shard: self.config.shard, leader: self.leader() });
+            return Err(Error::NotLeader {
+                shard: self.config.shard,
+                leader: self.leader(),
+            });
         }
         Ok(())
     }
 
     fn check_log(&self) -> Result<()> {
         match self.raw.store().failed() {
-            Some(source) => Err(Error::LogRead { shard: self.config.shard, source }),
+            Some(source) => Err(Error::LogRead {
+                shard: self.config.shard,
+                source,
+            }),
             None => Ok(()),
         }
     }
 
     fn busy(&self, reason: &'static str) -> Error {
-        let reason = if self.is_transferring() { "the leadership is being transferred" } else { reason };
-        Error::Busy { shard: self.config.shard, reason }
+        let reason = if self.is_transferring() {
+            "the leadership is being transferred"
+        } else {
+            reason
+        };
+        Error::Busy {
+            shard: self.config.shard,
+            reason,
+        }
     }
 
     fn last_proposed(&self) -> Position {
-        let position = Position { term: self.term(), index: self.last_index() };
-        debug_assert_eq!(self.raw.raft.raft_log.term(position.index), Ok(position.term));
+        let position = Position {
+            term: self.term(),
+            index: self.last_index(),
+        };
+        debug_assert_eq!(
+            self.raw.raft.raft_log.term(position.index),
+            Ok(position.term)
+        );
         position
     }
 
     /// Decides what of a Ready must be written, and until when its messages must wait.
     ///
     /// A commit index alone is not written: it need not be durable, and goes with the next entries.
-    fn hand_append(&mut self, entries: Vec<Entry>, mut after_write: Vec<Message>, output: &mut Output) {
+    fn hand_append(
+        &mut self,
+        entries: Vec<Entry>,
+        mut after_write: Vec<Message>,
+        output: &mut Output,
+    ) {
         let hard_state = self.raw.raft.hard_state();
-        let promised = hard_state.term != self.hard_state.term || hard_state.vote != self.hard_state.vote;
+        let promised =
+            hard_state.term != self.hard_state.term || hard_state.vote != self.hard_state.vote;
         let writes = promised || !entries.is_empty();
         let waits = !self.in_flight.is_empty() && !after_write.is_empty();
         if !writes && !waits {
@@ -429,7 +417,12 @@ impl Replica {
             self.hard_state = hard_state.clone();
         }
         self.in_flight.push_back(self.last_number);
-        output.append = Some(Append { number: self.last_number, entries, hard_state, messages: after_write });
+        output.append = Some(Append {
+            number: self.last_number,
+            entries,
+            hard_state,
+            messages: after_write,
+        });
     }
 
     /// Tells raft how far the log is on disk: up to the first append in flight.
@@ -438,7 +431,10 @@ impl Replica {
     /// and appended again since, all in flight. So while an append that replaces entries is in flight, those before it
     /// are not reported.
     fn report_persisted(&mut self) {
-        let number = self.in_flight.front().map_or(self.last_number, |first| first - 1);
+        let number = self
+            .in_flight
+            .front()
+            .map_or(self.last_number, |first| first - 1);
         if number >= self.replacing_number {
             self.raw.on_persist_ready(number);
             self.shrink_cache();
@@ -452,14 +448,21 @@ impl Replica {
 
     fn hand_committed(&mut self, entries: Vec<Entry>, output: &mut Output) -> Result<()> {
         for entry in entries {
-            let position = Position { term: entry.term, index: entry.index };
+            let position = Position {
+                term: entry.term,
+                index: entry.index,
+            };
             self.handed_out = position.index;
             let payload = match entry.get_entry_type() {
                 EntryType::EntryNormal if entry.data.is_empty() => None,
                 EntryType::EntryNormal => Some(Payload::Command(entry.data)),
-                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => self.change_members(&entry)?,
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                    self.change_members(&entry)?
+                }
             };
-            output.committed.extend(payload.map(|payload| Committed { position, payload }));
+            output
+                .committed
+                .extend(payload.map(|payload| Committed { position, payload }));
         }
         output.committed_to = self.handed_out;
         Ok(())
@@ -472,7 +475,9 @@ impl Replica {
             peer: self.config.peer,
             reason: format!("the configuration change at {} cannot be read", entry.index),
         })?;
-        let Ok(conf_state) = self.raw.apply_conf_change(&change) else { return Ok(None) };
+        let Ok(conf_state) = self.raw.apply_conf_change(&change) else {
+            return Ok(None);
+        };
         let raft = &mut self.raw.raft;
         if raft.state == StateRole::Leader && raft.prs().get(raft.id).is_none() {
             // raft lets a removed leader lead on, and panics when its next entry is persisted.
@@ -490,5 +495,8 @@ impl Replica {
 
 fn read_of(state: &ReadState) -> Option<Read> {
     let context = state.request_ctx.as_slice().try_into().ok()?;
-    Some(Read { context: u64::from_be_bytes(context), index: state.index })
+    Some(Read {
+        context: u64::from_be_bytes(context),
+        index: state.index,
+    })
 }

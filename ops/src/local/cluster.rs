@@ -225,7 +225,10 @@ impl LocalCluster {
     /// # Errors
     /// [`LocalError::Died`] with the end of its log.
     pub fn check(&mut self) -> Result<(), LocalError> {
-        self.processes.iter_mut().flatten().try_for_each(Process::check)
+        self.processes
+            .iter_mut()
+            .flatten()
+            .try_for_each(Process::check)
     }
 
     /// Kills a node with SIGKILL and reaps it.
@@ -299,7 +302,9 @@ impl LocalCluster {
 
     fn running(&mut self, node: u32) -> Result<&mut Process, LocalError> {
         let index = self.index(node)?;
-        self.processes[index].as_mut().ok_or(LocalError::NoNode(node))
+        self.processes[index]
+            .as_mut()
+            .ok_or(LocalError::NoNode(node))
     }
 
     fn take(&mut self, node: u32) -> Result<Process, LocalError> {
@@ -309,9 +314,13 @@ impl LocalCluster {
 }
 
 fn new_record(options: &LocalOptions) -> Result<Record, LocalError> {
-    let replicas = options.replicas.unwrap_or(if options.nodes < 3 { 1 } else { 3 });
+    let replicas = options
+        .replicas
+        .unwrap_or(if options.nodes < 3 { 1 } else { 3 });
     if options.nodes == 0 || options.nodes > 99 {
-        return Err(LocalError::Options("a local cluster has 1 to 99 nodes".into()));
+        return Err(LocalError::Options(
+            "a local cluster has 1 to 99 nodes".into(),
+        ));
     }
     if replicas == 0 || replicas > options.nodes {
         return Err(LocalError::Options(format!(

@@ -75,9 +75,9 @@ impl Record {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(LocalError::io(path.display().to_string())(error)),
         };
-        toml::from_str(&text).map(Some).map_err(|error| {
-            LocalError::Options(format!("{} is damaged: {error}", path.display()))
-        })
+        toml::from_str(&text)
+            .map(Some)
+            .map_err(|error| LocalError::Options(format!("{} is damaged: {error}", path.display())))
     }
 
     /// Writes the record and each node's configuration.
@@ -85,7 +85,10 @@ impl Record {
         for member in &self.members {
             let data = node_folder(folder, member.node);
             std::fs::create_dir_all(&data).map_err(LocalError::io(data.display().to_string()))?;
-            write(&config_path(folder, member.node), &self.node_config(member, &data))?;
+            write(
+                &config_path(folder, member.node),
+                &self.node_config(member, &data),
+            )?;
         }
         // Last, so that a folder with a record is complete.
         let text = toml::to_string(self).expect("strings, numbers and tables are TOML");
@@ -117,7 +120,7 @@ pub(super) fn node_folder(folder: &Path, node: u32) -> PathBuf {
 }
 
 pub(super) fn config_path(folder: &Path, node: u32) -> PathBuf {
-    node_folder(folder, node).join("node.toml")
+    folder.join(format!("node-{node}.toml"))
 }
 
 pub(super) fn log_path(folder: &Path, node: u32) -> PathBuf {
@@ -149,9 +152,17 @@ mod tests {
         assert_eq!(config["shards"].as_integer(), Some(6));
         assert_eq!(config["replicas"].as_integer(), Some(3));
         let members = config["members"].as_array().unwrap();
-        let keys: Vec<_> = members[2].as_table().unwrap().keys().map(String::as_str).collect();
+        let keys: Vec<_> = members[2]
+            .as_table()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
         assert_eq!(members.len(), 3);
-        assert_eq!(keys.into_iter().collect::<BTreeSet<_>>(), ["api", "http", "node", "peer", "zone"].into());
+        assert_eq!(
+            keys.into_iter().collect::<BTreeSet<_>>(),
+            ["api", "http", "node", "peer", "zone"].into()
+        );
     }
 
     #[test]
@@ -174,6 +185,9 @@ mod tests {
         assert_eq!(Record::read(folder.path()).unwrap(), Some(record));
         assert!(config_path(folder.path(), 2).exists());
         std::fs::write(Record::path(folder.path()), "cluster = 7").unwrap();
-        assert!(matches!(Record::read(folder.path()), Err(LocalError::Options(_))));
+        assert!(matches!(
+            Record::read(folder.path()),
+            Err(LocalError::Options(_))
+        ));
     }
 }

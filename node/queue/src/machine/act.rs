@@ -7,8 +7,15 @@ use crate::job::{Job, Reason, Report};
 use crate::limits::ATTEMPTS_MAX;
 use moso_proto::JobState;
 
-/// Kill codes that end a leased job at once instead of asking its worker (PanDA: 9 and 52, 99 with role).
-pub const FORCED_KILLS: [u8; 3] = [9, 52, 99];
+/// The kill ends a leased job at once instead of asking its worker (PanDA: 9 and 52 on production and test jobs, 99
+/// with the production role, which the API checks).
+fn is_forced(code: u8, label: &str) -> bool {
+    match code {
+        9 | 52 => matches!(label, "managed" | "test"),
+        99 => true,
+        _ => false,
+    }
+}
 
 /// Final state and sub-status of a job that is killed before it runs (PanDA's killJob).
 fn killed_state(code: u8) -> (JobState, Reason) {
@@ -45,6 +52,10 @@ impl Machine {
                         && let Some(task) = self.task_of(seq).map(|t| t.seq)
                     {
                         self.materialise(task, seq, effects);
+                        // It may not have been filed yet, and is not among those still to be filed any more.
+                        if let Some(job) = self.jobs.get(seq).filter(|j| j.state == JobState::Activated) {
+                            effects.ready.push((seq, job.class, job.priority));
+                        }
                     }
                     match self.act_on_job(seq, action, actor, effects) {
                         Ok(()) => tally.changed += 1,
@@ -77,13 +88,17 @@ impl Machine {
                 Ok(())
             }
             Action::Release => {
-                if !matches!(job.state, JobState::Throttled | JobState::Defined) {
-                    return Err(ActRefusal::NotHeld);
-                }
-                if job.unmet > 0 {
-                    self.set_state(seq, JobState::Waiting, Reason::Parents, effects);
-                } else {
-                    self.make_ready(seq, 0, Reason::None, effects);
+                match job.state {
+                    JobState::Defined => self.make_ready(seq, 0, Reason::None, effects),
+                    JobState::Throttled if job.unmet > 0 => {
+                        self.set_state(seq, JobState::Waiting, Reason::Parents, effects);
+                    }
+                    // Goes on with the wait that the hold interrupted, if that is not over.
+                    JobState::Throttled => {
+                        let reason = if job.attempt > 0 { Reason::BackOff } else { Reason::NotBefore };
+                        self.make_ready(seq, job.ready_ms, reason, effects);
+                    }
+                    _ => return Err(ActRefusal::NotHeld),
                 }
                 let state = self.jobs.get(seq).expect("just set").state;
                 self.log_change(seq, state, Reason::None, actor, "released", effects);
@@ -91,7 +106,7 @@ impl Machine {
             }
             Action::Retry(attempts) => {
                 let job_mut = self.jobs.get_mut(seq).expect("just looked at");
-                job_mut.last_attempt = job.last_attempt.saturating_add(*attempts).min(ATTEMPTS_MAX.max(job.attempt));
+                job_mut.last_attempt = job.last_attempt.saturating_add(*attempts).min(ATTEMPTS_MAX);
                 effects.jobs.push(seq);
                 if job.state == JobState::Defined && job.reason == Reason::BackOff {
                     self.make_ready(seq, 0, Reason::None, effects);
@@ -121,7 +136,7 @@ impl Machine {
             self.jobs.get_mut(seq).expect("just looked at").kill = code;
             self.log_change(seq, state, reason, actor, &text, effects);
             self.end_job(seq, state, reason, Report::default(), effects);
-        } else if FORCED_KILLS.contains(&code) {
+        } else if is_forced(code, &self.classes.get(job.class).key.label) {
             self.jobs.get_mut(seq).expect("just looked at").kill = code;
             self.log_change(seq, JobState::Cancelled, Reason::Killed, actor, &text, effects);
             self.signal(seq, true, effects);
@@ -144,34 +159,48 @@ impl Machine {
         if count == 0 {
             return Ok(0);
         }
-        let class = task.class;
-        let old = task.rest_state;
-        let new = match action {
+        match action {
             Action::Kill(code) => {
                 let (state, _) = killed_state(*code);
                 self.end_rest(task_seq, state, *code, effects);
                 self.settle_task(task_seq, effects);
-                return Ok(count);
             }
+            Action::Priority(priority) if task.priority == *priority => return Err((ActRefusal::Same, count)),
             Action::Priority(priority) => {
                 task.priority = *priority;
-                old
+                let state = task.rest_state;
+                self.set_rest_state(task_seq, state, effects);
             }
             Action::Retry(attempts) => {
                 task.retry.max_attempts = task.retry.max_attempts.saturating_add(*attempts).min(ATTEMPTS_MAX);
-                old
+                effects.tasks.push(task_seq);
             }
-            Action::Hold(_) if old == JobState::Throttled => return Err((ActRefusal::Same, count)),
-            Action::Hold(_) => JobState::Throttled,
-            Action::Release if old == JobState::Activated => return Err((ActRefusal::NotHeld, count)),
-            Action::Release => JobState::Activated,
-        };
+            Action::Hold(_) if task.rest_state == JobState::Throttled => return Err((ActRefusal::Same, count)),
+            Action::Hold(_) => self.set_rest_state(task_seq, JobState::Throttled, effects),
+            Action::Release if task.rest_state == JobState::Activated => return Err((ActRefusal::NotHeld, count)),
+            // Goes on with the wait that the hold interrupted, if that is not over.
+            Action::Release if task.rest_state == JobState::Throttled && task.not_before_ms > self.now_ms => {
+                effects.timers.push((task.not_before_ms, task_seq));
+                self.set_rest_state(task_seq, JobState::Defined, effects);
+            }
+            Action::Release => {
+                task.not_before_ms = task.not_before_ms.min(self.now_ms);
+                self.set_rest_state(task_seq, JobState::Activated, effects);
+            }
+        }
+        Ok(count)
+    }
+
+    /// Moves the jobs of an array that are not yet made; from activated to activated files them anew.
+    fn set_rest_state(&mut self, task_seq: u64, new: JobState, effects: &mut Effects) {
+        let task = self.tasks.get_mut(&task_seq).expect("the caller holds a live task");
+        let (count, old) = (task.rest_len(), task.rest_state);
         task.rest_state = new;
-        task.counts[old as usize] -= count;
-        task.counts[new as usize] += count;
-        let counts = &mut self.classes.get_mut(class).counts;
-        counts[old as usize] -= count;
-        counts[new as usize] += count;
+        let class = &mut self.classes.get_mut(task.class).counts;
+        for counts in [&mut task.counts, class] {
+            counts[old as usize] -= count;
+            counts[new as usize] += count;
+        }
         effects.tasks.push(task_seq);
         if old == JobState::Activated {
             effects.unready += u64::from(count);
@@ -179,7 +208,6 @@ impl Machine {
         if new == JobState::Activated {
             effects.ready_arrays.push(task_seq);
         }
-        Ok(count)
     }
 
     fn log_change(&self, seq: u64, state: JobState, reason: Reason, who: &str, text: &str, effects: &mut Effects) {
@@ -213,10 +241,8 @@ impl Machine {
 
     fn wake_task(&mut self, seq: u64, effects: &mut Effects) {
         let task = &self.tasks[&seq];
-        if task.expires_at_ms > 0 && task.expires_at_ms <= self.now_ms {
-            let (from, to) = (task.first(), task.first() + u64::from(task.jobs));
-            let late: Vec<u64> =
-                self.jobs.from(from).take_while(|j| j.seq < to).filter(|j| !j.state.is_leased()).map(|j| j.seq).collect();
+        if task.expired(self.now_ms) {
+            let late = self.unleased(seq);
             // Kept alive through the ends of its jobs: the last one settles it.
             let rest = self.end_rest(seq, JobState::Closed, 0, effects);
             for job in late {
@@ -238,17 +264,23 @@ impl Machine {
                 continue;
             }
             self.signal(seq, true, effects);
-            if fail {
-                let text = format!("too long in state {state}");
-                let report = Report {
-                    errors: vec![("jobDispatcher".into(), i32::from(code), text.into())],
-                    ..Report::default()
-                };
-                self.end_attempt(seq, Reason::TimedOut, report, false, effects);
-            } else {
+            let leased = state.is_leased();
+            if !fail {
                 let (to, _) = killed_state(code);
                 self.jobs.get_mut(seq).expect("just looked at").kill = code;
                 self.end_job(seq, to, Reason::TimedOut, Report::default(), effects);
+                continue;
+            }
+            let text = format!("too long in state {state}");
+            let report = Report {
+                errors: vec![("jobDispatcher".into(), i32::from(code), text.into())],
+                ..Report::default()
+            };
+            if leased {
+                self.end_attempt(seq, Reason::TimedOut, report, false, effects);
+            } else {
+                // There is no attempt to fail, and whatever it waits for has not come.
+                self.end_job(seq, JobState::Failed, Reason::TimedOut, report, effects);
             }
         }
         Reply::Done

@@ -10,6 +10,9 @@ impl Machine {
     /// Gives jobs to a session. Jobs that are no longer ready are left out: the log decides, not the leader's index.
     pub(super) fn lease(&mut self, session: u64, worker: &str, ttl_ms: u32, jobs: &[u64], effects: &mut Effects) -> Reply {
         let mut leased = Vec::with_capacity(jobs.len());
+        if session == 0 || ttl_ms == 0 {
+            return Reply::Leased(leased);
+        }
         for &seq in jobs {
             if self.jobs.get(seq).is_none() && !self.make_array_job(seq, effects) {
                 continue;
@@ -53,6 +56,7 @@ impl Machine {
             (task.class, task.priority, task.retry.max_attempts, task.rest_state);
         let (not_before, created) = (task.not_before_ms, task.created_ms);
         self.classes.retain(class);
+        self.unmade -= 1;
         let mut job: Job = self.new_job(seq, task_seq, class, state);
         job.priority = priority;
         job.last_attempt = last_attempt;
@@ -62,6 +66,9 @@ impl Machine {
             JobState::Defined => Reason::NotBefore,
             _ => Reason::None,
         };
+        if state == JobState::Defined {
+            effects.timers.push((job.ready_ms, seq));
+        }
         self.jobs.insert(job);
         effects.jobs.push(seq);
         effects.tasks.push(task_seq);
@@ -81,7 +88,7 @@ impl Machine {
         Reply::Done
     }
 
-    /// The attempt is over without success: the job is ended, or made ready for its next attempt.
+    /// The attempt of a leased job is over without success: the job is ended, or made ready for its next attempt.
     pub(super) fn end_attempt(&mut self, seq: u64, reason: Reason, report: Report, for_good: bool, effects: &mut Effects) {
         let job = self.jobs.get(seq).expect("the caller holds a live job").clone();
         if job.kill != 0 {
@@ -90,15 +97,21 @@ impl Machine {
         if for_good || job.attempt >= job.last_attempt {
             return self.end_job(seq, JobState::Failed, reason, report, effects);
         }
+        let task = self.tasks.get(&job.task).expect("a live job has a live task");
+        if task.expired(self.now_ms) || task.too_many_failed() {
+            // Jobs of the task that hold no lease were closed, so this one may not become ready again.
+            let closed = if task.too_many_failed() { Reason::TooManyFailures } else { Reason::Expired };
+            let (state, reason) = match reason {
+                Reason::Released => (JobState::Closed, closed),
+                _ => (JobState::Failed, reason),
+            };
+            return self.end_job(seq, state, reason, report, effects);
+        }
+        let wait = if reason == Reason::Released { 0 } else { task.retry.wait_ms(seq, job.attempt) };
         let text = report.errors.first().map_or("", |(_, _, text)| text).to_owned();
         self.log_attempt(&job, reason, &text, effects);
-        if job.state.is_leased() {
-            self.drop_holder(job.session);
-        }
-        let task = self.tasks.get(&job.task).expect("a live job has a live task");
-        let wait = if reason == Reason::Released { 0 } else { task.retry.wait_ms(seq, job.attempt) };
-        let ready = self.now_ms + wait;
-        self.make_ready(seq, ready, Reason::BackOff, effects);
+        self.drop_holder(job.session);
+        self.make_ready(seq, self.now_ms.saturating_add(wait), Reason::BackOff, effects);
     }
 
     /// Records that workers prepare or run their jobs; never goes back (PanDA: running -> starting keeps running).

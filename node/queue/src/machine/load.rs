@@ -3,6 +3,7 @@
 use super::{Holder, Known, Machine};
 use crate::class::ClassId;
 use crate::codec::{Get, Put};
+use crate::dependencies::Dependencies;
 use crate::error::Error;
 use crate::job::Job;
 use crate::task::Task;
@@ -94,16 +95,28 @@ impl Machine {
         self.classes.load(ClassId(id), bytes)
     }
 
-    /// Puts a task back; its class must be there.
-    pub fn load_task(&mut self, seq: u64, bytes: Bytes) -> Result<(), Error> {
+    /// Puts a task back; its class must be there. `body` reads the body under the task's number, and is called only if
+    /// the task has dependencies, which are stored there.
+    pub fn load_task(&mut self, seq: u64, bytes: Bytes, body: impl FnOnce() -> Option<Bytes>) -> Result<(), Error> {
         let mut task = Task::decode(seq, bytes)?;
-        if self.classes.find(task.class).is_none() || seq >= self.next_seq {
-            return Err(Error::Damaged { what: "task record", at: 0 });
+        let damaged = Error::Damaged { what: "task record", at: 0 };
+        let end = task.first().saturating_add(u64::from(task.jobs));
+        if self.classes.find(task.class).is_none()
+            || end > self.next_seq
+            || self.tasks.contains_key(&seq)
+            || task.ended() + task.rest_len() > task.jobs
+        {
+            return Err(damaged);
+        }
+        if let Some(deps) = &mut task.deps {
+            **deps = Dependencies::decode_body(body().ok_or(damaged)?, task.jobs)?;
         }
         self.classes.retain(task.class);
         let rest = task.rest_len();
         task.counts[task.rest_state as usize] += rest;
         self.classes.get_mut(task.class).counts[task.rest_state as usize] += rest;
+        self.unmade += u64::from(rest);
+        self.task_bytes += task.memory_bytes();
         self.tasks.insert(seq, Box::new(task));
         Ok(())
     }
@@ -112,10 +125,14 @@ impl Machine {
     pub fn load_job(&mut self, seq: u64, bytes: Bytes) -> Result<(), Error> {
         let (job, worker) = Job::decode(seq, bytes)?;
         let damaged = Error::Damaged { what: "job record", at: 0 };
-        if self.classes.find(job.class).is_none() || self.jobs.get(seq).is_some() {
+        if self.classes.find(job.class).is_none() || self.jobs.get(seq).is_some() || job.state.is_final() {
             return Err(damaged);
         }
-        let task = self.tasks.get_mut(&job.task).ok_or(damaged)?;
+        let task = self.tasks.get_mut(&job.task).ok_or(damaged.clone())?;
+        let position = task.position(seq).ok_or(damaged.clone())?;
+        if task.is_unmade(position) || task.counts.iter().sum::<u32>() >= task.jobs {
+            return Err(damaged);
+        }
         task.counts[job.state as usize] += 1;
         self.classes.retain(job.class);
         self.classes.get_mut(job.class).counts[job.state as usize] += 1;

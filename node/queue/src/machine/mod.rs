@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use load::MetaRecord;
+pub use submit::submission_time_ms;
 
 /// A submission that is remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,10 @@ pub struct Machine {
     pub(crate) classes: ClassTable,
     pub(crate) known: BTreeMap<[u8; 16], Known>,
     pub(crate) holders: BTreeMap<u64, Holder>,
+    /// Array jobs that have no record yet, over all tasks.
+    pub(crate) unmade: u64,
+    /// Estimated bytes of all tasks.
+    pub(crate) task_bytes: usize,
 }
 
 impl Machine {
@@ -70,6 +75,8 @@ impl Machine {
             classes: ClassTable::default(),
             known: BTreeMap::new(),
             holders: BTreeMap::new(),
+            unmade: 0,
+            task_bytes: 0,
         }
     }
 
@@ -154,7 +161,7 @@ impl Machine {
     }
     /// Live jobs, those not yet made included.
     pub fn live(&self) -> u64 {
-        self.jobs.len() as u64 + self.tasks.values().filter(|t| t.array).map(|t| u64::from(t.rest_len())).sum::<u64>()
+        self.jobs.len() as u64 + self.unmade
     }
     /// The oldest submission still recognised, Unix ms.
     pub fn dedup_floor_ms(&self) -> u64 {
@@ -164,7 +171,8 @@ impl Machine {
     /// Estimated bytes held for jobs, tasks, classes and submissions.
     pub fn memory_bytes(&self) -> usize {
         self.jobs.memory_bytes()
-            + self.tasks.values().map(|t| t.memory_bytes() + 40).sum::<usize>()
+            + self.task_bytes
+            + self.tasks.len() * 40
             + self.classes.memory_bytes()
             + self.known.len() * 64
             + self.holders.len() * 96
@@ -185,6 +193,9 @@ impl Machine {
             for count in task.counts {
                 buffer.extend_from_slice(&count.to_le_bytes());
             }
+            if let Some(deps) = &task.deps {
+                deps.encode(&mut buffer);
+            }
             sum = sum.wrapping_add(fingerprint(task.seq, &buffer));
         }
         for (id, class) in self.classes.iter() {
@@ -193,7 +204,7 @@ impl Machine {
             sum = sum.wrapping_add(fingerprint(u64::from(id.0), &buffer));
         }
         for (submission, known) in &self.known {
-            sum = sum.wrapping_add(fingerprint(known.task ^ known.content, submission));
+            sum = sum.wrapping_add(fingerprint(known.task ^ known.content ^ u64::from(known.jobs) << 40, submission));
         }
         sum.wrapping_add(self.ended_jobs)
     }
@@ -300,26 +311,14 @@ impl Machine {
         pending: &mut Vec<(u64, JobState, Reason, Report)>,
         effects: &mut Effects,
     ) {
+        self.tell_children(task_seq, seq, state, pending, effects);
         let task = self.tasks.get(&task_seq).expect("a task lives as long as its jobs");
-        if let Some(deps) = &task.deps {
-            let position = task.position(seq).expect("the job is the task's");
-            let first = task.first();
-            let run = state == JobState::Finished || task.run_dependents;
-            let children: Vec<u64> = deps.children(position).map(|c| first + u64::from(c)).collect();
-            for child in children {
-                if run {
-                    self.parent_met(child, effects);
-                } else if self.jobs.get(child).is_some_and(|j| !j.state.is_leased()) {
-                    pending.push((child, JobState::Closed, Reason::ParentFailed, Report::default()));
-                }
-            }
-        }
-        let task = self.tasks.get(&task_seq).expect("still there");
-        let failed = task.counts[JobState::Failed as usize];
-        if state == JobState::Failed && task.max_failed > 0 && failed > task.max_failed {
-            let (from, to) = (task.first(), task.first() + u64::from(task.jobs));
-            let rest: Vec<u64> =
-                self.jobs.from(from).take_while(|j| j.seq < to).filter(|j| !j.state.is_leased()).map(|j| j.seq).collect();
+        // Only once, when the bound is passed: whatever still runs then is not tried again when it fails.
+        if state == JobState::Failed
+            && task.too_many_failed()
+            && task.counts[JobState::Failed as usize] == task.max_failed + 1
+        {
+            let rest = self.unleased(task_seq);
             pending.extend(
                 rest.into_iter().map(|s| (s, JobState::Closed, Reason::TooManyFailures, Report::default())),
             );
@@ -328,14 +327,46 @@ impl Machine {
         self.settle_task(task_seq, effects);
     }
 
+    /// Jobs that wait for the one that ended go on, or end too.
+    fn tell_children(
+        &mut self,
+        task_seq: u64,
+        seq: u64,
+        state: JobState,
+        pending: &mut Vec<(u64, JobState, Reason, Report)>,
+        effects: &mut Effects,
+    ) {
+        let task = self.tasks.get(&task_seq).expect("a task lives as long as its jobs");
+        let Some(deps) = &task.deps else { return };
+        let position = task.position(seq).expect("the job is the task's");
+        let first = task.first();
+        let run = state == JobState::Finished || task.run_dependents;
+        let children: Vec<u64> = deps.children(position).map(|c| first + u64::from(c)).collect();
+        for child in children {
+            if run {
+                self.parent_met(child, effects);
+            } else if self.jobs.get(child).is_some() {
+                pending.push((child, JobState::Closed, Reason::ParentFailed, Report::default()));
+            }
+        }
+    }
+
+    /// Made jobs of a task that hold no lease.
+    fn unleased(&self, task_seq: u64) -> Vec<u64> {
+        let Some(task) = self.tasks.get(&task_seq) else { return Vec::new() };
+        let end = task.first() + u64::from(task.jobs);
+        let jobs = self.jobs.from(task.first()).take_while(|j| j.seq < end);
+        jobs.filter(|j| !j.state.is_leased()).map(|j| j.seq).collect()
+    }
+
     /// One job less to wait for.
     fn parent_met(&mut self, child: u64, effects: &mut Effects) {
         let Some(job) = self.jobs.get_mut(child) else { return };
         job.unmet = job.unmet.saturating_sub(1);
         effects.jobs.push(child);
         if job.unmet == 0 && job.state == JobState::Waiting {
-            let not_before = self.tasks[&job.task].not_before_ms;
-            self.make_ready(child, not_before, Reason::NotBefore, effects);
+            let ready_ms = job.ready_ms;
+            self.make_ready(child, ready_ms, Reason::NotBefore, effects);
         }
     }
 
@@ -354,7 +385,8 @@ impl Machine {
             effects.unready += u64::from(count);
         }
         task.rest_end = Some(crate::task::RestEnd { state, code, time_ms: now });
-        task.rest.clear();
+        task.rest = Vec::new();
+        self.unmade -= u64::from(count);
         self.ended_jobs += u64::from(count);
         effects.tasks.push(task_seq);
         count
@@ -367,10 +399,12 @@ impl Machine {
             return;
         }
         let mut task = *self.tasks.remove(&seq).expect("just looked at");
+        self.task_bytes -= task.memory_bytes();
         task.ended_ms = self.now_ms;
         let key = self.classes.get(task.class).key.clone();
         self.release_class(task.class, effects);
-        if task.array {
+        // The body of an array's jobs, or the dependencies.
+        if task.array || task.deps.is_some() {
             effects.bodies_dropped.push(seq);
         }
         let ended = EndedTask { task, key };
@@ -401,6 +435,7 @@ impl Machine {
                 });
             }
         };
+        row(job.ready_ms, JobState::Activated, Reason::None, "");
         row(job.leased_ms, JobState::Sent, Reason::None, "");
         row(job.started_ms, JobState::Running, Reason::None, "");
         row(self.now_ms, JobState::Failed, reason, text);

@@ -5,6 +5,7 @@ use crate::command::{JobResult, Outcome, Reply, ResultStatus};
 use crate::effect::Effects;
 use crate::job::{Job, Reason, Report};
 use crate::limits::ATTEMPTS_MAX;
+use crate::task::Task;
 use moso_proto::{Code, JobState};
 
 impl Machine {
@@ -15,15 +16,18 @@ impl Machine {
     /// What a result of this session and attempt may do to the job.
     fn guard(&self, session: u64, result: &JobResult) -> Result<&Job, Code> {
         let Some(job) = self.jobs.get(result.seq) else {
-            let never = result.seq >= self.next_seq || self.tasks.contains_key(&result.seq);
-            return Err(if never || self.task_of(result.seq).is_some_and(|t| t.array && t.is_unmade(t.position(result.seq).expect("it is of the task"))) {
-                Code::NotFound
-            } else {
-                Code::AlreadyEnded
-            });
+            let unmade = |task: &Task| task.position(result.seq).is_some_and(|at| task.is_unmade(at));
+            let never = result.seq >= self.next_seq
+                || self.tasks.contains_key(&result.seq)
+                || self.task_of(result.seq).is_some_and(unmade);
+            return Err(if never { Code::NotFound } else { Code::AlreadyEnded });
         };
         if job.attempt != result.attempt {
             return Err(if result.attempt < job.attempt { Code::StaleAttempt } else { Code::NotFound });
+        }
+        // Attempt 0 was nobody's: without this, session 0 could end a job that was never leased.
+        if job.attempt == 0 {
+            return Err(Code::NotFound);
         }
         if job.session != session {
             return Err(Code::ForeignLease);
@@ -39,25 +43,19 @@ impl Machine {
         let leased = job.state.is_leased();
         // The lease is gone, but nobody else has the job yet: work done is not thrown away.
         let waits = matches!(job.state, JobState::Activated | JobState::Defined | JobState::Throttled);
-        let (seq, attempt, last) = (job.seq, job.attempt, job.last_attempt);
+        let (seq, last) = (job.seq, job.last_attempt);
         let report = result.report.map_or_else(Report::default, |r| *r);
         match result.outcome {
             Outcome::Finished if leased || waits => {
                 self.end_job(seq, JobState::Finished, Reason::None, report, effects);
             }
-            Outcome::Failed | Outcome::FailedForGood if leased => {
+            Outcome::Failed | Outcome::FailedForGood | Outcome::Cancelled if leased => {
                 let for_good = result.outcome == Outcome::FailedForGood;
                 self.end_attempt(seq, Reason::WorkerFailed, report, for_good, effects);
             }
-            Outcome::Cancelled if leased => {
-                if self.jobs.get(seq).is_some_and(|j| j.kill != 0) {
-                    self.end_job(seq, JobState::Cancelled, Reason::Killed, report, effects);
-                } else {
-                    self.end_attempt(seq, Reason::WorkerFailed, report, false, effects);
-                }
-            }
             Outcome::Released if leased => {
-                self.jobs.get_mut(seq).expect("guarded").last_attempt = (last + 1).min(ATTEMPTS_MAX.max(attempt));
+                // Not charged: one attempt more is allowed, though never more than any job may have.
+                self.jobs.get_mut(seq).expect("guarded").last_attempt = (last + 1).min(ATTEMPTS_MAX);
                 self.end_attempt(seq, Reason::Released, report, false, effects);
             }
             // The attempt was already counted as lost: a late failure adds nothing.

@@ -1,12 +1,17 @@
 //! Submissions: recognised by their id, checked, made into a task.
 
 use super::{Known, Machine};
+use crate::class::{ClassId, ClassKey};
 use crate::command::{Reply, Submit};
+use crate::dependencies::Dependencies;
 use crate::effect::Effects;
 use crate::error::Refusal;
 use crate::job::{Job, Reason};
-use crate::limits::{CLOCK_AHEAD_MAX_MS, DEDUP_MAX, SEQ_MAX};
-use crate::task::{Dependencies, Task};
+use crate::limits::{
+    ARRAY_JOBS_MAX, ATTEMPTS_MAX, CLOCK_AHEAD_MAX_MS, DEDUP_MAX, LIVE_JOBS_MAX, SEQ_MAX, SUBMISSION_EDGES_MAX,
+    SUBMISSION_JOBS_MAX,
+};
+use crate::task::{RetryPolicy, Task};
 use moso_proto::state::STATES;
 use moso_proto::{Code, JobState};
 
@@ -20,27 +25,6 @@ fn submission_at(time_ms: u64) -> [u8; 16] {
     let mut id = [0; 16];
     id[..6].copy_from_slice(&time_ms.to_be_bytes()[2..]);
     id
-}
-
-/// Finds a circle among dependencies by taking out jobs that wait for nothing, again and again.
-pub fn has_circle(jobs: usize, edges: &[(u32, u32)]) -> bool {
-    let deps = Dependencies { edges: edges.to_vec() };
-    let mut unmet = vec![0u32; jobs];
-    for &(_, child) in edges {
-        unmet[child as usize] += 1;
-    }
-    let mut free: Vec<u32> = (0..jobs as u32).filter(|&job| unmet[job as usize] == 0).collect();
-    let mut left = jobs;
-    while let Some(parent) = free.pop() {
-        left -= 1;
-        for child in deps.children(parent) {
-            unmet[child as usize] -= 1;
-            if unmet[child as usize] == 0 {
-                free.push(child);
-            }
-        }
-    }
-    left > 0
 }
 
 impl Machine {
@@ -58,13 +42,42 @@ impl Machine {
             return Reply::Submitted { task: known.task, jobs: known.jobs, repeated: true };
         }
         match self.check_submission(&submit) {
-            Ok(edges) => self.accept(submit, edges, effects),
+            Ok(deps) => self.accept(submit, deps, effects),
             Err(refusal) => Reply::Refused(refusal),
         }
     }
 
-    /// Checks that need the machine's state; sizes and names are checked before the proposal, at the API.
-    fn check_submission(&self, submit: &Submit) -> Result<Vec<(u32, u32)>, Refusal> {
+    /// Checks that need the machine's state, or that its invariants rest on; names and bodies are checked before the
+    /// proposal, at the API.
+    fn check_submission(&self, submit: &Submit) -> Result<Dependencies, Refusal> {
+        self.check_times(submit)?;
+        let count = if submit.array > 0 { submit.array as usize } else { submit.jobs.len() };
+        if count == 0 || (submit.array > 0 && !submit.jobs.is_empty()) {
+            return Err(Refusal::new(Code::Invalid, "a submission has either jobs or an array of at least one"));
+        }
+        if submit.array > ARRAY_JOBS_MAX || submit.jobs.len() > SUBMISSION_JOBS_MAX {
+            return Err(Refusal::new(
+                Code::TooLarge,
+                format!("at most {SUBMISSION_JOBS_MAX} jobs, or an array of {ARRAY_JOBS_MAX}, in one submission"),
+            ));
+        }
+        if self.next_seq + count as u64 + 1 > SEQ_MAX {
+            return Err(Refusal::new(Code::Busy, "this shard has used up its job numbers"));
+        }
+        if self.live() + count as u64 > LIVE_JOBS_MAX {
+            return Err(Refusal::new(Code::Busy, format!("this shard holds at most {LIVE_JOBS_MAX} live jobs")));
+        }
+        let keys = submit.jobs.iter().filter_map(|job| job.class.as_deref()).chain([&submit.class]);
+        if !self.classes.has_room_for(keys) {
+            return Err(Refusal::new(
+                Code::Busy,
+                "this shard has no room for another class of jobs (queue, share, owner, needs)",
+            ));
+        }
+        dependencies(submit)
+    }
+
+    fn check_times(&self, submit: &Submit) -> Result<(), Refusal> {
         let picked = submission_time_ms(&submit.submission);
         if picked < self.dedup_floor_ms {
             return Err(Refusal::new(
@@ -76,54 +89,29 @@ impl Machine {
                 ),
             ));
         }
-        if picked > self.now_ms + CLOCK_AHEAD_MAX_MS {
+        if picked > self.now_ms.saturating_add(CLOCK_AHEAD_MAX_MS) {
             return Err(Refusal::new(
                 Code::Invalid,
                 "the submission id starts with a time more than an hour ahead: set the client's clock",
             ));
         }
-        let count = if submit.array > 0 { submit.array as usize } else { submit.jobs.len() };
-        if count == 0 || (submit.array > 0 && !submit.jobs.is_empty()) {
-            return Err(Refusal::new(Code::Invalid, "a submission has either jobs or an array of at least one"));
+        if submit.expires_at_ms > 0 && submit.expires_at_ms <= self.now_ms {
+            return Err(Refusal::new(
+                Code::Invalid,
+                format!("expires_at_ms {} is not after the present time, {} ms", submit.expires_at_ms, self.now_ms),
+            ));
         }
-        if self.next_seq + count as u64 + 1 > SEQ_MAX {
-            return Err(Refusal::new(Code::Busy, "this shard has used up its job numbers"));
-        }
-        let mut edges = Vec::new();
-        for (child, job) in submit.jobs.iter().enumerate() {
-            for &parent in &job.depends_on {
-                if parent as usize >= count {
-                    return Err(Refusal::new(
-                        Code::Invalid,
-                        format!("job {child} depends on job {parent}, but there are {count} jobs"),
-                    ));
-                }
-                edges.push((parent, child as u32));
-            }
-        }
-        edges.sort_unstable();
-        edges.dedup();
-        if !edges.is_empty() && has_circle(count, &edges) {
-            return Err(Refusal::new(Code::Invalid, "the dependencies between the jobs run in a circle"));
-        }
-        Ok(edges)
+        Ok(())
     }
 
-    fn accept(&mut self, submit: Submit, edges: Vec<(u32, u32)>, effects: &mut Effects) -> Reply {
-        let Some((class, new)) = self.classes.intern(submit.class.clone()) else {
-            return Reply::Refused(Refusal::new(
-                Code::Busy,
-                "this shard has no room for another class of jobs (queue, share, owner, needs)",
-            ));
-        };
-        if new {
-            effects.classes.push(class);
-        }
+    fn accept(&mut self, submit: Submit, deps: Dependencies, effects: &mut Effects) -> Reply {
+        let class = self.intern(&submit.class, effects);
         let jobs = if submit.array > 0 { submit.array } else { submit.jobs.len() as u32 };
         let seq = self.next_seq;
         self.next_seq += u64::from(jobs) + 1;
         let due = submit.not_before_ms <= self.now_ms;
         let array = submit.array > 0;
+        let retry = RetryPolicy { max_attempts: submit.retry.max_attempts.clamp(1, ATTEMPTS_MAX), ..submit.retry };
         let mut task = Task {
             seq,
             jobs,
@@ -134,7 +122,7 @@ impl Machine {
             ended_ms: 0,
             not_before_ms: submit.not_before_ms,
             expires_at_ms: submit.expires_at_ms,
-            retry: submit.retry,
+            retry,
             run_dependents: submit.run_dependents,
             max_failed: submit.max_failed,
             body_type: submit.body_type.clone(),
@@ -144,11 +132,12 @@ impl Machine {
             rest_state: if due { JobState::Activated } else { JobState::Defined },
             rest_end: None,
             counts: [0; STATES],
-            deps: (!edges.is_empty()).then(|| Box::new(Dependencies { edges })),
+            deps: (!deps.is_empty()).then(|| Box::new(deps)),
         };
         if array {
             task.counts[task.rest_state as usize] = jobs;
             self.classes.get_mut(class).counts[task.rest_state as usize] += jobs;
+            self.unmade += u64::from(jobs);
             effects.bodies.push((seq, submit.body.clone()));
             if due {
                 effects.ready_arrays.push(seq);
@@ -159,6 +148,12 @@ impl Machine {
                 effects.timers.push((time, seq));
             }
         }
+        if let Some(deps) = &task.deps {
+            let mut body = Vec::with_capacity(4 + deps.edges().len() * 8);
+            deps.encode(&mut body);
+            effects.bodies.push((seq, body.into()));
+        }
+        self.task_bytes += task.memory_bytes();
         self.tasks.insert(seq, Box::new(task));
         effects.tasks.push(seq);
         self.make_jobs(seq, class, &submit, effects);
@@ -166,41 +161,43 @@ impl Machine {
         Reply::Submitted { task: seq, jobs, repeated: false }
     }
 
-    fn make_jobs(&mut self, task_seq: u64, class: crate::ClassId, submit: &Submit, effects: &mut Effects) {
-        let due = submit.not_before_ms <= self.now_ms;
-        let mut unmet = vec![0u32; submit.jobs.len()];
-        if let Some(deps) = &self.tasks[&task_seq].deps {
-            deps.edges.iter().for_each(|&(_, child)| unmet[child as usize] += 1);
+    /// The class's number, with one more reference.
+    fn intern(&mut self, key: &ClassKey, effects: &mut Effects) -> ClassId {
+        let (class, new) = self.classes.intern(key.clone()).expect("the submission was checked for room");
+        if new {
+            effects.classes.push(class);
         }
+        class
+    }
+
+    fn make_jobs(&mut self, task_seq: u64, class: ClassId, submit: &Submit, effects: &mut Effects) {
+        let due = submit.not_before_ms <= self.now_ms;
+        let task = &self.tasks[&task_seq];
+        let last_attempt = task.retry.max_attempts;
+        let unmet = task.deps.as_ref().map_or_else(Vec::new, |deps| deps.unmet(submit.jobs.len()));
         for (at, new) in submit.jobs.iter().enumerate() {
-            let own = new.class.as_ref().and_then(|key| self.classes.intern((**key).clone()));
-            let class = match own {
-                // Full: the task's class is used rather than the submission refused half way.
+            let class = match &new.class {
+                Some(own) => self.intern(own, effects),
                 None => {
                     self.classes.retain(class);
                     class
                 }
-                Some((own, fresh)) => {
-                    if fresh {
-                        effects.classes.push(own);
-                    }
-                    own
-                }
             };
+            let unmet = unmet.get(at).copied().unwrap_or(0);
             let seq = task_seq + 1 + at as u64;
-            let (state, reason) = match (unmet[at] > 0, due) {
+            let (state, reason) = match (unmet > 0, due) {
                 (true, _) => (JobState::Waiting, Reason::Parents),
                 (false, false) => (JobState::Defined, Reason::NotBefore),
                 (false, true) => (JobState::Activated, Reason::None),
             };
             let mut job = self.new_job(seq, task_seq, class, state);
             job.reason = reason;
-            job.unmet = unmet[at];
+            job.unmet = unmet;
             job.priority = new.priority.unwrap_or(submit.priority);
-            job.last_attempt = submit.retry.max_attempts;
+            job.last_attempt = last_attempt;
+            job.ready_ms = submit.not_before_ms.max(self.now_ms);
             match state {
                 JobState::Defined => {
-                    job.ready_ms = submit.not_before_ms;
                     effects.timers.push((submit.not_before_ms, seq));
                 }
                 JobState::Activated => effects.ready.push((seq, class, job.priority)),
@@ -215,7 +212,7 @@ impl Machine {
     }
 
     /// A job that was never leased.
-    pub(super) fn new_job(&self, seq: u64, task: u64, class: crate::ClassId, state: JobState) -> Job {
+    pub(super) fn new_job(&self, seq: u64, task: u64, class: ClassId, state: JobState) -> Job {
         Job {
             seq,
             task,
@@ -257,6 +254,8 @@ impl Machine {
     }
 
     fn forget_below(&mut self, below_ms: u64, effects: &mut Effects) {
+        // Submission ids have 48 bits for their time.
+        let below_ms = below_ms.min((1 << 48) - 1);
         if below_ms <= self.dedup_floor_ms {
             return;
         }
@@ -265,6 +264,34 @@ impl Machine {
         self.known = self.known.split_off(&floor);
         effects.submissions_below = effects.submissions_below.max(Some(floor));
     }
+}
+
+/// The dependencies of a submission; refused if a position is not there, or if they run in a circle.
+fn dependencies(submit: &Submit) -> Result<Dependencies, Refusal> {
+    let count = submit.jobs.len();
+    let mut edges = Vec::new();
+    for (child, job) in submit.jobs.iter().enumerate() {
+        for &parent in &job.depends_on {
+            if parent as usize >= count {
+                return Err(Refusal::new(
+                    Code::Invalid,
+                    format!("job {child} depends on job {parent}, but there are {count} jobs"),
+                ));
+            }
+            edges.push((parent, child as u32));
+        }
+    }
+    if edges.len() > SUBMISSION_EDGES_MAX {
+        return Err(Refusal::new(
+            Code::TooLarge,
+            format!("at most {SUBMISSION_EDGES_MAX} dependencies in one submission"),
+        ));
+    }
+    let deps = Dependencies::new(edges);
+    if !deps.is_empty() && deps.has_circle(count) {
+        return Err(Refusal::new(Code::Invalid, "the dependencies between the jobs run in a circle"));
+    }
+    Ok(deps)
 }
 
 impl Known {
@@ -287,7 +314,7 @@ impl Known {
 // A record holds 40 bits of task and 24 bits of job count.
 const _: () = {
     assert!(SEQ_MAX < 1 << 40);
-    assert!(crate::limits::ARRAY_JOBS_MAX < 1 << 24);
+    assert!(ARRAY_JOBS_MAX < 1 << 24);
 };
 
 #[cfg(test)]
@@ -298,13 +325,6 @@ mod tests {
     fn a_known_submission_comes_back() {
         let known = Known { task: SEQ_MAX, jobs: 10_000_000, content: u64::MAX - 5 };
         assert_eq!(Known::decode(known.encode()), known);
-    }
-
-    #[test]
-    fn circles_are_found() {
-        assert!(!has_circle(4, &[(0, 1), (0, 2), (1, 3), (2, 3)]));
-        assert!(has_circle(3, &[(0, 1), (1, 2), (2, 0)]));
-        assert!(has_circle(1, &[(0, 0)]));
     }
 
     #[test]

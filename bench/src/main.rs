@@ -1,0 +1,186 @@
+//! moso-bench: load, measurements and replays of traces against a moso cluster. It talks to the cluster only through
+//! `moso-client`, and checks by its own books and by the cluster's that every job ended exactly once.
+
+mod args;
+mod books;
+mod check;
+mod cluster;
+#[cfg(test)]
+mod end_to_end;
+#[cfg(test)]
+mod fake;
+mod histogram;
+mod holder;
+mod latency;
+mod lifecycle;
+mod load;
+mod mark;
+mod meter;
+mod monitor;
+mod outcome;
+mod picture;
+mod replay;
+mod report;
+mod run;
+mod running;
+mod station;
+mod swf;
+mod workload;
+
+use anyhow::{Context, Result};
+use args::{Cli, Command, Common};
+use clap::Parser;
+use cluster::Target;
+use outcome::Outcome;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match execute(&cli) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("moso-bench: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether every asked job ended exactly once.
+fn execute(cli: &Cli) -> Result<bool> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cli.common.threads.max(1))
+        .enable_all()
+        .build()
+        .context("tokio")?;
+    runtime.block_on(async {
+        let prepared = Prepared::new(cli)?;
+        let target = Target::open(&cli.common).await?;
+        let title = prepared.title(cli);
+        println!("{title} on {}", target.describe());
+        let done = async {
+            let mut outcome = prepared.execute(cli, &target).await?;
+            outcome.report.nodes = target.nodes().await?;
+            publish(&cli.common, &outcome, &title)?;
+            Ok(outcome.report.ok)
+        };
+        let ok = tokio::select! {
+            ok = done => ok,
+            signal = tokio::signal::ctrl_c() => {
+                Err(signal.err().map_or(anyhow::anyhow!("interrupted"), Into::into))
+            }
+        };
+        let closed = target.close(cli.common.keep && ok.is_ok()).await;
+        let ok = ok?;
+        closed.map(|()| ok)
+    })
+}
+
+/// A command with what it needs before a cluster is started.
+enum Prepared {
+    Ready,
+    Replay(Arc<workload::Workload>),
+}
+
+impl Prepared {
+    fn new(cli: &Cli) -> Result<Prepared> {
+        Ok(match &cli.command {
+            Command::Replay(asked) => {
+                Prepared::Replay(Arc::new(replay::workload(&cli.common, asked)?))
+            }
+            _ => Prepared::Ready,
+        })
+    }
+
+    async fn execute(&self, cli: &Cli, target: &Target) -> Result<Outcome> {
+        let common = &cli.common;
+        match (&cli.command, self) {
+            (Command::Lifecycle(asked), _) => lifecycle::command(common, asked, target).await,
+            (Command::Running(asked), _) => running::command(common, asked, target).await,
+            (Command::Latency(asked), _) => latency::command(common, asked, target).await,
+            (Command::Replay(asked), Prepared::Replay(workload)) => {
+                replay::command(common, asked, target, workload.clone()).await
+            }
+            (Command::Replay(_), Prepared::Ready) => {
+                unreachable!("a replay is prepared with its workload")
+            }
+        }
+    }
+
+    /// What was asked, in one line.
+    fn title(&self, cli: &Cli) -> String {
+        match (&cli.command, self) {
+            (Command::Lifecycle(a), _) => {
+                let order = if a.phases {
+                    "one phase after the other"
+                } else {
+                    "overlapped"
+                };
+                format!(
+                    "lifecycle: {} jobs of {} bytes, batches of {}, {} queues, {} submitters, {} workers, {order}",
+                    a.jobs,
+                    a.body,
+                    a.batch,
+                    a.queues,
+                    a.parallel(a.submitters),
+                    a.parallel(a.workers)
+                )
+            }
+            (Command::Running(a), _) => {
+                let beats = if a.flood {
+                    "as fast as answered".to_owned()
+                } else {
+                    format!("every {:?}", a.heartbeat)
+                };
+                format!(
+                    "running: {} jobs held for {} s by {} workers, heartbeats {beats}, {} jobs passing through",
+                    a.jobs, a.seconds, a.workers, a.through
+                )
+            }
+            (Command::Latency(a), _) => format!(
+                "latency: {} submissions/s of {} jobs of {} bytes for {} s, {} workers waiting",
+                a.rate, a.batch, a.body, a.seconds, a.workers
+            ),
+            (Command::Replay(a), Prepared::Replay(workload)) => format!(
+                "replay: {}, {} records at {} sites over {:.1} days, {}-fold, {} times faster (about {:.0} s)",
+                workload.name,
+                workload.records.len(),
+                workload.sites.len(),
+                f64::from(workload.span_s()) / 86_400.0,
+                a.amplify,
+                a.speedup,
+                f64::from(workload.span_s()) / a.speedup
+            ),
+            (Command::Replay(_), Prepared::Ready) => "replay".to_owned(),
+        }
+    }
+}
+
+/// Prints the report and writes the files asked for.
+fn publish(common: &Common, outcome: &Outcome, title: &str) -> Result<()> {
+    print!("{}", outcome.report.text());
+    if let Some(path) = &common.json {
+        let json = serde_json::to_string_pretty(&outcome.report)?;
+        std::fs::write(path, json + "\n")
+            .with_context(|| format!("{} cannot be written", path.display()))?;
+    }
+    if let Some(path) = &common.svg {
+        picture::write(path, title, &outcome.seen.samples)?;
+    }
+    if let Some(path) = &common.hdr {
+        let file = std::fs::File::create(path)
+            .with_context(|| format!("{} cannot be written", path.display()))?;
+        outcome
+            .run
+            .latencies
+            .write_text(std::io::BufWriter::new(file))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,357 @@
+//! Submitters and users.
+
+use super::selector::{Of, read_cursor, scope, write_cursor};
+use super::{check, invalid, status};
+use crate::clock::Clock;
+use crate::directory::Counters;
+use crate::query::{Filter, From, Page, QueryCall, Targets};
+use crate::request::Fault;
+use crate::router::{Router, unpack};
+use bytes::Bytes;
+use moso_proto::id::shard_of_submission;
+use moso_proto::v1::{self, jobs_server::Jobs};
+use moso_proto::{Code, JobId, ShardId, setting};
+use moso_queue::command::{ActRefusal, Action, Command, Reply};
+use moso_queue::limits::{ATTEMPTS_MAX, COMMAND_JOBS_MAX, TEXT_BYTES_MAX};
+use moso_queue::meta::{MetaView, SHARE_UNDEFINED};
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+/// Jobs on a page at most.
+const PAGE_MAX: u32 = 10_000;
+/// Jobs on a page when nothing is said.
+const PAGE: u32 = 100;
+/// How often a watched task is looked at.
+const WATCH: Duration = Duration::from_millis(100);
+/// How long a submission waits for a queue that this node does not know yet.
+const NEW_QUEUE_WAIT: Duration = Duration::from_millis(1_500);
+
+/// The service.
+#[derive(Clone)]
+pub struct JobsApi {
+    router: Arc<Router>,
+    clock: Clock,
+}
+
+impl JobsApi {
+    /// Serves through `router`.
+    pub fn new(router: Arc<Router>, clock: Clock) -> Self {
+        JobsApi { router, clock }
+    }
+
+    fn meta(&self) -> Arc<MetaView> {
+        self.router.directory.meta.load_full()
+    }
+
+    fn shards(&self) -> u16 {
+        self.router.directory.shards.len() as u16
+    }
+
+    fn answer<T>(&self, result: Result<T, Fault>) -> Result<Response<T>, Status> {
+        result.map(Response::new).map_err(|fault| status(fault, &self.meta()))
+    }
+
+    /// The meta view, once it knows the queue: another node may have made it just now.
+    async fn meta_with_queue(&self, queue: &str) -> Arc<MetaView> {
+        let deadline = tokio::time::Instant::now() + NEW_QUEUE_WAIT;
+        loop {
+            let changed = self.router.directory.meta_changed.notified();
+            let meta = self.meta();
+            if meta.queue(queue).is_some() || tokio::time::timeout_at(deadline, changed).await.is_err() {
+                return meta;
+            }
+        }
+    }
+
+    async fn submit_request(&self, request: v1::SubmitRequest) -> Result<v1::SubmitReply, Fault> {
+        let spec = request.task.as_ref().ok_or_else(|| invalid("task is missing"))?;
+        let submission = check::submission_id(&request.submission_id)?;
+        let meta = self.meta_with_queue(&spec.queue).await;
+        let unknown = || {
+            Fault::new(Code::NotFound, format!("there is no queue {:?}: create it with `moso queue create`", spec.queue))
+        };
+        let queue = meta.queue(&spec.queue).ok_or_else(unknown)?;
+        if !queue.takes_jobs(self.clock.wall_ms()) {
+            return Err(Fault {
+                retry_after_ms: 10_000,
+                ..Fault::new(Code::Unavailable, format!("queue {} takes no jobs now: {}", queue.name, queue.queue.reason))
+            });
+        }
+        if meta.user(&spec.owner).banned {
+            return Err(Fault::new(Code::Forbidden, format!("user {} may not submit", spec.owner)));
+        }
+        let share_name = if spec.share.is_empty() { SHARE_UNDEFINED } else { &spec.share };
+        let share = meta.share(share_name);
+        let share = share.ok_or_else(|| Fault::new(Code::NotFound, format!("there is no share {share_name:?}")))?;
+        let body_max = meta.setting(&setting::BODY_BYTES_MAX) as usize;
+        let shard = shard_of_submission(&submission, self.shards());
+        self.room(shard, &meta)?;
+        let submit = check::submit(request, queue.id, share.id, body_max)?;
+        let bytes: Bytes = check::encode(&submit).into();
+        match self.router.command(shard.0, bytes).await? {
+            Reply::Submitted { task, jobs, repeated } => {
+                Counters::add(&self.router.directory.counters.submitted, u64::from(jobs));
+                Ok(v1::SubmitReply {
+                    task_id: shard.id(task),
+                    first_job_id: shard.id(task + 1),
+                    jobs,
+                    repeated,
+                })
+            }
+            other => Err(Fault::new(Code::Internal, format!("a submission was answered with {other:?}"))),
+        }
+    }
+
+    /// Whether the shard has room for more jobs.
+    fn room(&self, shard: ShardId, meta: &MetaView) -> Result<(), Fault> {
+        let live = self.router.directory.shard(shard.0).map_or(0, |s| s.status.load().live);
+        let max = meta.setting(&setting::SHARD_JOBS_MAX);
+        if live < max {
+            return Ok(());
+        }
+        Err(Fault {
+            retry_after_ms: 5_000,
+            ..Fault::new(Code::Busy, format!("shard {shard} holds {live} jobs, the limit is {max}: come back later"))
+        })
+    }
+
+    fn job_shard(&self, id: u64) -> Result<(u16, u64), Fault> {
+        let shard = JobId(id).shard().filter(|s| s.0 <= self.shards());
+        let shard = shard.ok_or_else(|| Fault::new(Code::NotFound, format!("there is no job or task {id}: no shard has such a number")))?;
+        Ok((shard.0, JobId(id).seq()))
+    }
+
+    async fn job(&self, id: u64, body: bool) -> Result<v1::JobView, Fault> {
+        let (shard, seq) = self.job_shard(id)?;
+        let bytes = self.router.query(shard, &QueryCall::Job { seq, body }).await?;
+        decode(bytes)
+    }
+
+    async fn task(&self, id: u64) -> Result<v1::TaskView, Fault> {
+        let (shard, seq) = self.job_shard(id)?;
+        let bytes = self.router.query(shard, &QueryCall::Task { seq }).await?;
+        decode(bytes)
+    }
+
+    /// Walks over the shards until the page is full; each shard's filter says what is meant there.
+    async fn list(&self, request: v1::ListRequest, of: Of) -> Result<(Vec<Vec<u8>>, String), Fault> {
+        let meta = self.meta();
+        let scope = scope(&request.selector.unwrap_or_default(), of, &meta, self.shards())?;
+        let limit = if request.limit == 0 { PAGE } else { request.limit.min(PAGE_MAX) } as usize;
+        let (mut shard, mut from) = read_cursor(&request.cursor)?;
+        let mut items = Vec::new();
+        while let Some((&next, filter)) = scope.filters.range(shard..).next() {
+            if next != shard {
+                (shard, from) = (next, From::Start);
+            }
+            let page: Page = unpack(&self.router.query(shard, &list_call(of, filter, from, limit - items.len())).await?)?;
+            items.extend(page.items);
+            match page.next {
+                Some(next) if items.len() >= limit => return Ok((items, write_cursor(shard, next))),
+                Some(next) => from = next,
+                None if items.len() >= limit => return Ok((items, write_cursor(shard + 1, From::Start))),
+                None => (shard, from) = (shard + 1, From::Start),
+            }
+        }
+        Ok((items, String::new()))
+    }
+
+    async fn act_request(&self, request: v1::ActRequest) -> Result<v1::ActReply, Fault> {
+        let action = action(request.action)?;
+        let selector = request.selector.unwrap_or_default();
+        if selector == v1::Selector::default() {
+            return Err(invalid("the selector is empty: name jobs, tasks, a queue, an owner, or states"));
+        }
+        let scope = scope(&selector, Of::Jobs, &self.meta(), self.shards())?;
+        let actor: Box<str> = check::name("actor", &request.actor)?.into();
+        let mut tally = Tally::default();
+        for (shard, filter) in scope.filters {
+            self.act_on_shard(shard, filter, &action, &actor, request.dry_run, &mut tally).await?;
+        }
+        Ok(tally.reply())
+    }
+
+    async fn act_on_shard(
+        &self,
+        shard: u16,
+        filter: Filter,
+        action: &Action,
+        actor: &str,
+        dry_run: bool,
+        tally: &mut Tally,
+    ) -> Result<(), Fault> {
+        let mut from = 0;
+        loop {
+            let call = QueryCall::Targets { filter: filter.clone(), from, limit: COMMAND_JOBS_MAX };
+            let found: Targets = unpack(&self.router.query(shard, &call).await?)?;
+            let count = found.jobs.len() as u64 + found.rests.iter().map(|(_, n)| u64::from(*n)).sum::<u64>();
+            tally.matched += count;
+            for &seq in &found.missing {
+                tally.refuse("it is not known or has ended", 1, ShardId(shard).id(seq));
+            }
+            if dry_run {
+                tally.changed += count;
+            } else if count > 0 {
+                for targets in found.targets().chunks(COMMAND_JOBS_MAX) {
+                    let command = Command::Act { action: action.clone(), targets: targets.to_vec(), actor: actor.into() };
+                    match self.router.command_once(shard, command.to_bytes().into()).await? {
+                        Reply::Acted { changed, refused } => tally.add(shard, changed, refused),
+                        other => return Err(Fault::new(Code::Internal, format!("an action was answered with {other:?}"))),
+                    }
+                }
+            }
+            match found.next {
+                Some(next) => from = next,
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+fn decode<M: prost::Message + Default>(bytes: Bytes) -> Result<M, Fault> {
+    M::decode(bytes).map_err(|e| Fault::new(Code::Internal, format!("another node sent what this one cannot read: {e}")))
+}
+
+fn decode_all<M: prost::Message + Default>(items: Vec<Vec<u8>>) -> Result<Vec<M>, Fault> {
+    items.into_iter().map(|item| decode(item.into())).collect()
+}
+
+fn list_call(of: Of, filter: &Filter, from: From, limit: usize) -> QueryCall {
+    let filter = filter.clone();
+    match of {
+        Of::Jobs => QueryCall::Jobs { filter, from, limit },
+        Of::Tasks => QueryCall::Tasks { filter, from, limit },
+    }
+}
+
+fn action(action: Option<v1::act_request::Action>) -> Result<Action, Fault> {
+    use v1::act_request::Action as Asked;
+    Ok(match action.ok_or_else(|| invalid("no action is given"))? {
+        Asked::Kill(kill) => match u8::try_from(kill.code) {
+            Ok(0) => Action::Kill(9),
+            Ok(code) => Action::Kill(code),
+            Err(_) => return Err(invalid(format!("kill code {} is above 255", kill.code))),
+        },
+        Asked::Hold(hold) if hold.reason.len() > TEXT_BYTES_MAX => {
+            return Err(Fault::new(Code::TooLarge, format!("the reason is longer than {TEXT_BYTES_MAX} bytes")));
+        }
+        Asked::Hold(hold) => Action::Hold(hold.reason.into()),
+        Asked::Release(_) => Action::Release,
+        Asked::Retry(retry) if retry.attempts > ATTEMPTS_MAX => {
+            return Err(invalid(format!("{} attempts is above {ATTEMPTS_MAX}", retry.attempts)));
+        }
+        Asked::Retry(retry) => Action::Retry(if retry.attempts == 0 { 3 } else { retry.attempts }),
+        Asked::Priority(priority) => Action::Priority(check::priority(priority.priority)?),
+    })
+}
+
+#[derive(Default)]
+struct Tally {
+    matched: u64,
+    changed: u64,
+    refused: BTreeMap<&'static str, (u64, u64)>,
+}
+
+impl Tally {
+    fn refuse(&mut self, reason: &'static str, count: u64, example: u64) {
+        self.refused.entry(reason).or_insert((0, example)).0 += count;
+    }
+
+    fn add(&mut self, shard: u16, changed: u64, refused: Vec<(ActRefusal, u64, u64)>) {
+        self.changed += changed;
+        for (why, count, example) in refused {
+            let reason = match why {
+                ActRefusal::Ended => "it has ended",
+                ActRefusal::Leased => "a worker has it",
+                ActRefusal::NotHeld => "it is not held and waits for no time",
+                ActRefusal::Same => "it is so already",
+            };
+            self.refuse(reason, count, ShardId(shard).id(example));
+        }
+    }
+
+    fn reply(self) -> v1::ActReply {
+        let refused = self.refused.into_iter();
+        v1::ActReply {
+            matched: self.matched,
+            changed: self.changed,
+            refused: refused
+                .map(|(reason, (jobs, example))| v1::ActRefusal { reason: reason.into(), jobs, example })
+                .collect(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Jobs for JobsApi {
+    async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
+        self.answer(self.submit_request(request.into_inner()).await)
+    }
+
+    async fn get_job(&self, request: Request<v1::JobRequest>) -> Result<Response<v1::JobView>, Status> {
+        let request = request.into_inner();
+        self.answer(self.job(request.job_id, request.body).await)
+    }
+
+    async fn list_jobs(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::JobList>, Status> {
+        let result = self.list(request.into_inner(), Of::Jobs).await;
+        self.answer(result.and_then(|(items, cursor)| Ok(v1::JobList { jobs: decode_all(items)?, cursor })))
+    }
+
+    async fn get_task(&self, request: Request<v1::TaskRequest>) -> Result<Response<v1::TaskView>, Status> {
+        self.answer(self.task(request.into_inner().task_id).await)
+    }
+
+    async fn list_tasks(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::TaskList>, Status> {
+        let result = self.list(request.into_inner(), Of::Tasks).await;
+        self.answer(result.and_then(|(items, cursor)| Ok(v1::TaskList { tasks: decode_all(items)?, cursor })))
+    }
+
+    type WatchTaskStream = Pin<Box<dyn Stream<Item = Result<v1::TaskView, Status>> + Send>>;
+
+    async fn watch_task(&self, request: Request<v1::TaskRequest>) -> Result<Response<Self::WatchTaskStream>, Status> {
+        let id = request.into_inner().task_id;
+        let first = self.task(id).await.map_err(|fault| status(fault, &self.meta()))?;
+        let (send, views) = tokio::sync::mpsc::channel(4);
+        let api = self.clone();
+        tokio::spawn(async move {
+            let mut last = first;
+            let mut sent = send.send(Ok(last.clone())).await;
+            while sent.is_ok() && last.ended_ms == 0 {
+                tokio::time::sleep(WATCH).await;
+                match api.task(id).await {
+                    Ok(view) if view == last => {
+                        if send.is_closed() {
+                            return;
+                        }
+                    }
+                    Ok(view) => {
+                        last = view;
+                        sent = send.send(Ok(last.clone())).await;
+                    }
+                    Err(fault) => {
+                        let _ = send.send(Err(status(fault, &api.meta()))).await;
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(views))))
+    }
+
+    async fn explain(&self, request: Request<v1::JobRequest>) -> Result<Response<v1::Explanation>, Status> {
+        let id = request.into_inner().job_id;
+        let result = self.job(id, false).await;
+        let explained = result.map(|job| crate::explain::explain(&job, &self.router, self.clock.wall_ms()));
+        self.answer(explained)
+    }
+
+    async fn act(&self, request: Request<v1::ActRequest>) -> Result<Response<v1::ActReply>, Status> {
+        self.answer(self.act_request(request.into_inner()).await)
+    }
+}
+

@@ -1,0 +1,473 @@
+//! Workers: one stream is one session. A frame may carry results, heartbeats and a lease request; what is ready at the
+//! same time goes back in one frame.
+
+use super::{check, invalid, status};
+use crate::directory::Counters;
+use crate::dispatch::{Ask, Cancel, Dispatcher};
+use crate::hints::WorkerWord;
+use crate::request::Fault;
+use crate::router::Router;
+use crate::sessions::{PUSHES, Push, Sessions};
+use futures::stream::{FuturesUnordered, StreamExt};
+use moso_proto::v1::{self, workers_server::Workers};
+use moso_proto::{Code, JobId, TaskId};
+use moso_queue::command::{Command, JobResult, Outcome, Reply, ResultStatus};
+use moso_queue::filter::WorkerOffer;
+use moso_queue::job::{EndedJob, Report};
+use moso_queue::limits::{ERRORS_MAX, LEASE_JOBS_MAX, OUTPUT_BYTES_MAX, RESULTS_MAX, TAGS_MAX, TEXT_BYTES_MAX};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Frames of a session under way; the stream is not read further meanwhile.
+const FRAMES_MAX: usize = 64;
+/// Frames waiting to be sent to a worker; a worker that does not read them is left alone until it does.
+const SEND_QUEUE: usize = 64;
+/// Heartbeats of jobs in one frame.
+const BEATS_MAX: usize = 100_000;
+/// Longest wait of a lease request.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Queues in one lease request.
+const QUEUES_MAX: usize = 1_000;
+
+type Part = Pin<Box<dyn Future<Output = v1::NodeFrame> + Send>>;
+
+/// The service.
+#[derive(Clone)]
+pub struct WorkersApi {
+    router: Arc<Router>,
+    dispatcher: Arc<Dispatcher>,
+    sessions: Arc<Sessions>,
+}
+
+impl WorkersApi {
+    /// Serves through `router` and `dispatcher`.
+    pub fn new(router: Arc<Router>, dispatcher: Arc<Dispatcher>, sessions: Arc<Sessions>) -> Self {
+        WorkersApi { router, dispatcher, sessions }
+    }
+}
+
+#[tonic::async_trait]
+impl Workers for WorkersApi {
+    type SessionStream = ReceiverStream<Result<v1::NodeFrame, Status>>;
+
+    async fn session(&self, request: Request<Streaming<v1::WorkerFrame>>) -> Result<Response<Self::SessionStream>, Status> {
+        let (send, frames) = mpsc::channel(SEND_QUEUE);
+        let api = self.clone();
+        tokio::spawn(async move {
+            let mut inbound = request.into_inner();
+            if let Err(fault) = api.serve(&mut inbound, &send).await {
+                let _ = send.send(Err(status(fault, &api.router.directory.meta.load()))).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(frames)))
+    }
+}
+
+/// A lease request under way.
+struct Leasing {
+    cancel: Arc<Cancel>,
+    answer: oneshot::Receiver<v1::LeaseReply>,
+}
+
+impl Drop for Leasing {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+impl WorkersApi {
+    async fn serve(
+        &self,
+        inbound: &mut Streaming<v1::WorkerFrame>,
+        send: &mpsc::Sender<Result<v1::NodeFrame, Status>>,
+    ) -> Result<(), Fault> {
+        let Ok(Some(first)) = inbound.message().await else { return Ok(()) };
+        let hello = first.hello.clone().ok_or_else(|| invalid("the first frame of a session must say hello"))?;
+        if hello.session == 0 {
+            return Err(invalid("the session number must not be zero"));
+        }
+        check::name("worker", &hello.worker)?;
+        let (pushes, mut pushed) = mpsc::channel(PUSHES);
+        let ticket = self.sessions.open(hello.session, pushes);
+        let session = Session { api: self.clone(), number: hello.session, worker: hello.worker.as_str().into() };
+        let result = session.run(first, inbound, &mut pushed, send).await;
+        self.sessions.close(hello.session, ticket);
+        result
+    }
+}
+
+struct Session {
+    api: WorkersApi,
+    number: u64,
+    worker: Arc<str>,
+}
+
+impl Session {
+    async fn run(
+        &self,
+        first: v1::WorkerFrame,
+        inbound: &mut Streaming<v1::WorkerFrame>,
+        pushed: &mut mpsc::Receiver<Push>,
+        send: &mpsc::Sender<Result<v1::NodeFrame, Status>>,
+    ) -> Result<(), Fault> {
+        let mut parts: FuturesUnordered<Part> = FuturesUnordered::new();
+        let mut leasing: Option<Leasing> = None;
+        let mut reading = self.take(first, &mut parts, &mut leasing)?;
+        loop {
+            let mut out = v1::NodeFrame::default();
+            let mut undelivered = Vec::new();
+            tokio::select! {
+                frame = inbound.message(), if reading && parts.len() < FRAMES_MAX => match frame {
+                    Ok(Some(frame)) => {
+                        reading = self.take(frame, &mut parts, &mut leasing)?;
+                        continue;
+                    }
+                    Ok(None) => reading = false,
+                    Err(_) => return Ok(()),
+                },
+                Some(part) = parts.next() => merge(&mut out, part),
+                Some(push) = pushed.recv() => push_into(&mut out, push),
+                reply = answer(&mut leasing) => {
+                    leasing = None;
+                    undelivered = reply.leases.clone();
+                    out.lease = Some(reply);
+                }
+            }
+            // What else is ready goes along.
+            while let Some(Some(part)) = futures::FutureExt::now_or_never(parts.next()) {
+                merge(&mut out, part);
+            }
+            if out.lease.is_none()
+                && let Some(reply) = leasing.as_mut().and_then(|l| l.answer.try_recv().ok())
+            {
+                leasing = None;
+                undelivered = reply.leases.clone();
+                out.lease = Some(reply);
+            }
+            while let Ok(push) = pushed.try_recv() {
+                push_into(&mut out, push);
+            }
+            if out != v1::NodeFrame::default() && send.send(Ok(out)).await.is_err() {
+                self.api.dispatcher.undelivered(self.number, &undelivered).await;
+                return Ok(());
+            }
+            if !reading && parts.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Starts what a frame asks for; `false`: it was the last one.
+    fn take(
+        &self,
+        frame: v1::WorkerFrame,
+        parts: &mut FuturesUnordered<Part>,
+        leasing: &mut Option<Leasing>,
+    ) -> Result<bool, Fault> {
+        if !frame.results.is_empty() {
+            parts.push(self.results(frame.results)?);
+        }
+        if let Some(heartbeat) = frame.heartbeat {
+            parts.push(self.heartbeat(heartbeat)?);
+        }
+        if let Some(request) = frame.lease {
+            // A newer request replaces the one that waits.
+            *leasing = None;
+            let id = request.request_id;
+            if request.max_jobs == 0 {
+                let lease = Some(v1::LeaseReply { request_id: id, ..v1::LeaseReply::default() });
+                parts.push(Box::pin(std::future::ready(v1::NodeFrame { lease, ..v1::NodeFrame::default() })));
+                return Ok(!frame.drained);
+            }
+            match self.ask(request) {
+                Ok(ask) => *leasing = Some(self.lease(id, ask)),
+                Err(fault) => parts.push(Box::pin(std::future::ready(v1::NodeFrame {
+                    lease: Some(v1::LeaseReply { request_id: id, leases: Vec::new(), fault: Some(fault_of(&fault)) }),
+                    ..v1::NodeFrame::default()
+                }))),
+            }
+        }
+        if frame.drained {
+            *leasing = None;
+        }
+        Ok(!frame.drained)
+    }
+
+    fn ask(&self, request: v1::LeaseRequest) -> Result<Ask, Fault> {
+        let meta = self.api.router.directory.meta.load();
+        if request.queues.is_empty() {
+            return Err(invalid("a lease request names at least one queue"));
+        }
+        if request.queues.len() > QUEUES_MAX || request.tags.len() > TAGS_MAX {
+            return Err(Fault::new(Code::TooLarge, format!("at most {QUEUES_MAX} queues and {TAGS_MAX} tags in one lease request")));
+        }
+        let queues = request
+            .queues
+            .iter()
+            .map(|name| {
+                let queue = meta.queue(name).map(|q| q.id);
+                queue.ok_or_else(|| Fault {
+                    retry_after_ms: 1_000,
+                    ..Fault::new(Code::NotFound, format!("there is no queue {name:?}"))
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        let mut tags: Vec<Box<str>> =
+            request.tags.iter().map(|t| check::name("a tag", t).map(Box::from)).collect::<Result<_, _>>()?;
+        tags.sort_unstable();
+        Ok(Ask {
+            queues,
+            max: (request.max_jobs as usize).min(LEASE_JOBS_MAX),
+            offer: WorkerOffer {
+                cores: request.cores,
+                memory_mib: request.memory_mib,
+                disk_mib: request.disk_mib,
+                remaining_s: request.remaining_s,
+                resource_type: check::name("resource_type", &request.resource_type)?.into(),
+                tags,
+                label: check::name("label", &request.label)?.into(),
+                owner: check::name("owner", &request.owner)?.into(),
+            },
+            task: (request.task_id != 0).then_some(TaskId(request.task_id)),
+            session: self.number,
+            worker: self.worker.clone(),
+            wait: Duration::from_millis(u64::from(request.wait_ms)).min(WAIT_MAX),
+        })
+    }
+
+    /// Leases in the background, so that what was leased is given back if nobody takes the answer.
+    fn lease(&self, request_id: u64, ask: Ask) -> Leasing {
+        let (send, answer) = oneshot::channel();
+        let cancel = Arc::new(Cancel::default());
+        let (dispatcher, cancelled, session) = (self.api.dispatcher.clone(), cancel.clone(), self.number);
+        tokio::spawn(async move {
+            let (leases, fault) = match dispatcher.lease(&ask, &cancelled).await {
+                Ok(leases) => (leases, None),
+                Err(fault) => (Vec::new(), Some(fault_of(&fault))),
+            };
+            if let Err(reply) = send.send(v1::LeaseReply { request_id, leases, fault }) {
+                dispatcher.undelivered(session, &reply.leases).await;
+            }
+        });
+        Leasing { cancel, answer }
+    }
+
+    fn heartbeat(&self, heartbeat: v1::Heartbeat) -> Result<Part, Fault> {
+        let v1::Heartbeat { seq, jobs, attempts, phases } = heartbeat;
+        if jobs.len() != attempts.len() || (!phases.is_empty() && phases.len() != jobs.len()) {
+            return Err(invalid("a heartbeat's jobs, attempts and phases differ in number"));
+        }
+        if jobs.len() > BEATS_MAX {
+            return Err(Fault::new(Code::TooLarge, format!("at most {BEATS_MAX} jobs in one heartbeat")));
+        }
+        let mut reply = v1::HeartbeatReply { seq, ..v1::HeartbeatReply::default() };
+        let mut by_shard: BTreeMap<u16, Vec<(u64, u32, u8)>> = BTreeMap::new();
+        for (at, (&job, &attempt)) in jobs.iter().zip(&attempts).enumerate() {
+            let phase = phases.get(at).copied().unwrap_or(0).min(2) as u8;
+            match JobId(job).shard() {
+                Some(shard) => by_shard.entry(shard.0).or_default().push((JobId(job).seq(), attempt, phase)),
+                None => reply.lost.push(job),
+            }
+        }
+        let (router, session) = (self.api.router.clone(), self.number);
+        Ok(Box::pin(async move {
+            let asked = by_shard.into_iter().map(|(shard, beats)| {
+                let router = &router;
+                async move {
+                    let jobs: Vec<u64> = beats.iter().map(|b| b.0).collect();
+                    (shard, jobs, router.heartbeat(shard, session, beats).await)
+                }
+            });
+            let mut commands = Vec::new();
+            for (shard, jobs, answer) in futures::future::join_all(asked).await {
+                let id = |seq: u64| moso_proto::ShardId(shard).id(seq);
+                match answer {
+                    None => reply.unknown.extend(jobs.into_iter().map(id)),
+                    Some((lost, kill)) => {
+                        reply.lost.extend(lost.into_iter().map(id));
+                        commands.extend(kill.into_iter().map(|(seq, attempt)| tobekilled(id(seq), attempt)));
+                    }
+                }
+            }
+            v1::NodeFrame { heartbeat: Some(reply), commands, ..v1::NodeFrame::default() }
+        }))
+    }
+
+    fn results(&self, results: Vec<v1::JobResult>) -> Result<Part, Fault> {
+        if results.len() > RESULTS_MAX {
+            return Err(Fault::new(Code::TooLarge, format!("at most {RESULTS_MAX} results in one frame")));
+        }
+        let mut ack = v1::ResultAck::default();
+        let mut by_shard: BTreeMap<u16, Vec<JobResult>> = BTreeMap::new();
+        for result in results {
+            let id = JobId(result.job_id);
+            match (id.shard().filter(|s| usize::from(s.0) <= self.api.router.directory.shards.len()), read(result)) {
+                (Some(shard), Ok(result)) => by_shard.entry(shard.0).or_default().push(result),
+                (None, _) => ack.refused.push(refusal(id.0, 0, Code::NotFound, "no shard has such a number")),
+                (_, Err(fault)) => ack.refused.push(refusal(id.0, 0, fault.code, &fault.message)),
+            }
+        }
+        let (router, session) = (self.api.router.clone(), self.number);
+        Ok(Box::pin(async move {
+            let sent = by_shard.into_iter().map(|(shard, results)| {
+                let router = &router;
+                async move {
+                    let ids: Vec<(u64, u32)> = results.iter().map(|r| (r.seq, r.attempt)).collect();
+                    let command = Command::Results { session, results }.to_bytes();
+                    (shard, ids, router.command(shard, command.into()).await)
+                }
+            });
+            for (shard, ids, answer) in futures::future::join_all(sent).await {
+                settle(&router, shard, &ids, answer, &mut ack);
+            }
+            v1::NodeFrame { results: Some(ack), ..v1::NodeFrame::default() }
+        }))
+    }
+}
+
+/// Writes what became of a shard's results into the acknowledgement.
+fn settle(router: &Router, shard: u16, ids: &[(u64, u32)], answer: Result<Reply, Fault>, ack: &mut v1::ResultAck) {
+    let id = |seq: u64| moso_proto::ShardId(shard).id(seq);
+    let counters = &router.directory.counters;
+    match answer {
+        Ok(Reply::Results(statuses)) => {
+            for (&(seq, attempt), result) in ids.iter().zip(statuses) {
+                match result {
+                    ResultStatus::Accepted => ack.accepted.push(id(seq)),
+                    ResultStatus::Refused(code) => {
+                        Counters::add(&counters.refused, 1);
+                        ack.refused.push(refusal(id(seq), attempt, code, "nothing was changed"));
+                    }
+                }
+            }
+            Counters::add(&counters.accepted, ack.accepted.len() as u64);
+        }
+        Ok(other) => {
+            tracing::error!(shard, ?other, "results were answered with something else");
+            ack.retry.extend(ids.iter().map(|(seq, _)| id(*seq)));
+        }
+        Err(fault) if fault.code.is_retryable() => ack.retry.extend(ids.iter().map(|(seq, _)| id(*seq))),
+        Err(fault) => ack
+            .refused
+            .extend(ids.iter().map(|&(seq, attempt)| refusal(id(seq), attempt, fault.code, &fault.message))),
+    }
+}
+
+/// A repeated result of a job that ended by the very attempt and session is accepted: its first acknowledgement was
+/// lost. Runs on the leader's node, beside the archive.
+pub fn recognise_repeats(router: &Router, shard: u16, command: &Command, reply: &mut Reply) {
+    let (Command::Results { session, results }, Reply::Results(statuses)) = (command, reply) else { return };
+    let Some(store) = router.directory.shard(shard).and_then(|s| s.store.clone()) else { return };
+    let today = (crate::dispatch::unix_ms() / 86_400_000) as u16;
+    for (result, status) in results.iter().zip(statuses) {
+        if *status != ResultStatus::Refused(Code::AlreadyEnded) {
+            continue;
+        }
+        let ended = store.ended_job(result.seq, today.saturating_sub(1)..=today).ok().flatten();
+        let ended = ended.and_then(|(_, bytes)| EndedJob::decode(result.seq, bytes).ok());
+        if ended.is_some_and(|e| e.job.attempt == result.attempt && e.job.session == *session) {
+            *status = ResultStatus::Accepted;
+        }
+    }
+}
+
+fn read(result: v1::JobResult) -> Result<JobResult, Fault> {
+    let outcome = match (v1::Outcome::try_from(result.outcome), result.no_retry) {
+        (Ok(v1::Outcome::Finished), _) => Outcome::Finished,
+        (Ok(v1::Outcome::Failed), false) => Outcome::Failed,
+        (Ok(v1::Outcome::Failed), true) => Outcome::FailedForGood,
+        (Ok(v1::Outcome::Released), _) => Outcome::Released,
+        (Ok(v1::Outcome::Cancelled), _) => Outcome::Cancelled,
+        _ => return Err(invalid("the outcome is not one of finished, failed, released, cancelled")),
+    };
+    if result.output.len() > OUTPUT_BYTES_MAX || result.errors.len() > ERRORS_MAX {
+        return Err(Fault::new(
+            Code::TooLarge,
+            format!("a result has at most {OUTPUT_BYTES_MAX} bytes of output and {ERRORS_MAX} errors"),
+        ));
+    }
+    let report = Report {
+        exit_code: result.exit_code,
+        errors: result
+            .errors
+            .into_iter()
+            .map(|e| {
+                let text = moso_queue::codec::cut(&e.text, TEXT_BYTES_MAX);
+                (moso_queue::codec::cut(&e.source, 64).into(), e.code, text.into())
+            })
+            .collect(),
+        output: result.output,
+        cpu_ms: result.cpu_ms,
+        memory_peak_kib: result.memory_peak_kib,
+        started_ms: result.started_ms,
+    };
+    let empty = report == Report::default();
+    Ok(JobResult {
+        seq: JobId(result.job_id).seq(),
+        attempt: result.attempt,
+        outcome,
+        report: (!empty).then(|| Box::new(report)),
+    })
+}
+
+fn refusal(job_id: u64, attempt: u32, code: Code, message: &str) -> v1::Refusal {
+    v1::Refusal { job_id, attempt, code: code.name().into(), message: message.into() }
+}
+
+fn fault_of(fault: &Fault) -> v1::Fault {
+    v1::Fault { code: fault.code.name().into(), message: fault.message.clone(), retry_after_ms: fault.retry_after_ms }
+}
+
+fn tobekilled(job_id: u64, attempt: u32) -> v1::JobCommand {
+    v1::JobCommand { job_id, attempt, command: v1::CommandKind::Tobekilled as i32 }
+}
+
+/// The answer of the lease request under way; never, if there is none.
+async fn answer(leasing: &mut Option<Leasing>) -> v1::LeaseReply {
+    match leasing {
+        Some(leasing) => match (&mut leasing.answer).await {
+            Ok(reply) => reply,
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+fn merge(out: &mut v1::NodeFrame, part: v1::NodeFrame) {
+    out.commands.extend(part.commands);
+    if part.lease.is_some() {
+        out.lease = part.lease;
+    }
+    match (&mut out.results, part.results) {
+        (Some(all), Some(more)) => {
+            all.accepted.extend(more.accepted);
+            all.refused.extend(more.refused);
+            all.retry.extend(more.retry);
+        }
+        (all @ None, more) => *all = more,
+        (Some(_), None) => {}
+    }
+    match (&mut out.heartbeat, part.heartbeat) {
+        (Some(all), Some(more)) => {
+            all.seq = all.seq.max(more.seq);
+            all.lost.extend(more.lost);
+            all.unknown.extend(more.unknown);
+        }
+        (all @ None, more) => *all = more,
+        (Some(_), None) => {}
+    }
+}
+
+fn push_into(out: &mut v1::NodeFrame, push: Push) {
+    match push {
+        Push::Word(WorkerWord { job, attempt, gone: false, .. }) => out.commands.push(tobekilled(job, attempt)),
+        Push::Word(WorkerWord { job, .. }) => out.heartbeat.get_or_insert_default().lost.push(job),
+        Push::Drain => out.drain = true,
+    }
+}

@@ -1,0 +1,195 @@
+//! What all threads of a node share: where shards are led, the ready indexes of those led here, the objects of the
+//! meta group, the other nodes' hints. Read without locks; written by reactors and the hint task.
+
+use crate::hints::NodeHints;
+use crate::request::{MetaRequest, Request};
+use crate::store::state::StateStore;
+use crate::waiting::WaitRooms;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use crossbeam::queue::ArrayQueue;
+use crossbeam::sync::Unparker;
+use moso_queue::ReadyIndex;
+use moso_queue::meta::MetaView;
+use moso_queue::share::ShareOrder;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use tokio::sync::Notify;
+
+/// Requests waiting at a shard. Full means "come back later" to the caller at once.
+pub struct Inbox<R> {
+    queue: ArrayQueue<R>,
+    unparker: Unparker,
+}
+
+impl<R> Inbox<R> {
+    /// An inbox of this many requests, whose reader is woken by `unparker`.
+    pub fn new(capacity: usize, unparker: Unparker) -> Self {
+        Inbox { queue: ArrayQueue::new(capacity), unparker }
+    }
+
+    /// Leaves a request; it comes back if the inbox is full.
+    pub fn send(&self, request: R) -> Result<(), R> {
+        self.queue.push(request)?;
+        self.unparker.unpark();
+        Ok(())
+    }
+
+    /// Takes the oldest request.
+    pub fn take(&self) -> Option<R> {
+        self.queue.pop()
+    }
+
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+/// Use of resources by the jobs of a shard, or of all: what shares and caps are computed from.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Usage {
+    /// Leased jobs by queue.
+    pub queue_leased: BTreeMap<u32, u64>,
+    /// Cores of leased jobs by share.
+    pub share_cores: BTreeMap<u32, u64>,
+    /// Leased jobs by user.
+    pub user_leased: BTreeMap<String, u64>,
+}
+
+impl Usage {
+    /// Adds another shard's or node's.
+    pub fn add(&mut self, other: &Usage) {
+        for (&queue, n) in &other.queue_leased {
+            *self.queue_leased.entry(queue).or_default() += n;
+        }
+        for (&share, n) in &other.share_cores {
+            *self.share_cores.entry(share).or_default() += n;
+        }
+        for (user, n) in &other.user_leased {
+            *self.user_leased.entry(user.clone()).or_default() += n;
+        }
+    }
+}
+
+/// Figures of a shard for the cluster view.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct ShardStatus {
+    /// Shard.
+    pub shard: u16,
+    /// Raft term.
+    pub term: u64,
+    /// Committed index.
+    pub commit: u64,
+    /// Applied index.
+    pub applied: u64,
+    /// Entries the slowest replica lacks.
+    pub lag: u64,
+    /// Index that every replica has on disk.
+    pub matched: u64,
+    /// Live jobs.
+    pub live: u64,
+    /// Ready jobs.
+    pub ready: u64,
+    /// Leased jobs.
+    pub leased: u64,
+    /// Jobs ended so far.
+    pub ended: u64,
+    /// Bytes of jobs in memory.
+    pub job_bytes: u64,
+}
+
+/// A data shard, as the node's threads see it.
+pub struct ShardSlot {
+    /// Number.
+    pub shard: u16,
+    /// Nodes with a replica; the first is the preferred leader.
+    pub replicas: Vec<u32>,
+    /// Node that leads; 0: none known.
+    pub leader: AtomicU32,
+    /// Ready index, while it is led here.
+    pub index: ArcSwapOption<ReadyIndex>,
+    /// Requests, if a replica is here.
+    pub inbox: Option<Inbox<Request>>,
+    /// Bodies, if a replica is here.
+    pub store: Option<Arc<StateStore>>,
+    /// Use by its jobs, while it is led here.
+    pub usage: ArcSwap<Usage>,
+    /// Its figures, while it is led here.
+    pub status: ArcSwap<ShardStatus>,
+    /// Index that every replica has on disk, as its leader says; the log may be cut up to it.
+    pub matched: AtomicU64,
+}
+
+impl ShardSlot {
+    /// Node that leads; 0: none known.
+    pub fn leader(&self) -> u32 {
+        self.leader.load(Ordering::Relaxed)
+    }
+}
+
+/// Counters of the node.
+#[derive(Default)]
+pub struct Counters {
+    /// Heartbeats of single jobs taken.
+    pub heartbeats: AtomicU64,
+    /// Results refused: stale, foreign, ended.
+    pub refused: AtomicU64,
+    /// Requests refused because something was full.
+    pub shed: AtomicU64,
+    /// Leased jobs handed to workers.
+    pub leased: AtomicU64,
+    /// Jobs submitted through this node.
+    pub submitted: AtomicU64,
+    /// Results accepted.
+    pub accepted: AtomicU64,
+}
+
+impl Counters {
+    /// Adds to a counter.
+    pub fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// Shared by all threads of a node.
+pub struct Directory {
+    /// This node.
+    pub node: u32,
+    /// Cluster name.
+    pub cluster: String,
+    /// Data shards 1, 2, ….
+    pub shards: Vec<ShardSlot>,
+    /// Node that leads the meta group; 0: none known.
+    pub meta_leader: AtomicU32,
+    /// Requests to the meta group, if a replica is here.
+    pub meta_inbox: Option<Inbox<MetaRequest>>,
+    /// The operator's objects.
+    pub meta: ArcSwap<MetaView>,
+    /// Told when `meta` changes.
+    pub meta_changed: Notify,
+    /// Order of the shares.
+    pub order: ArcSwap<ShareOrder>,
+    /// Use of resources over the whole cluster.
+    pub usage: ArcSwap<Usage>,
+    /// What the other nodes said last.
+    pub hints: BTreeMap<u32, ArcSwap<NodeHints>>,
+    /// Lease requests that wait.
+    pub waiting: WaitRooms,
+    /// Wakes the hint task before its time.
+    pub hint_now: Notify,
+    /// Counters.
+    pub counters: Counters,
+}
+
+impl Directory {
+    /// A data shard.
+    pub fn shard(&self, shard: u16) -> Option<&ShardSlot> {
+        self.shards.get(usize::from(shard).checked_sub(1)?)
+    }
+
+    /// Shards led here.
+    pub fn led_here(&self) -> impl Iterator<Item = &ShardSlot> {
+        self.shards.iter().filter(|s| s.leader() == self.node)
+    }
+}

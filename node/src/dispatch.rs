@@ -1,0 +1,438 @@
+//! Answers lease requests: which queue, which shard, which jobs. Chooses outside the log; the log decides.
+//!
+//! Order: the worker's queues as it names them; of the shards with work those with the highest priority, of two of
+//! these drawn at random the one with more jobs (a shard led here is preferred unless it has much less); within a
+//! shard share, priority, age ([`moso_queue::ready`]). One request in nine goes by age alone.
+
+use crate::directory::{Counters, Directory, ShardSlot};
+use crate::request::{Fault, LeaseFor, LeasedJob};
+use crate::router::{Router, call, pack};
+use bytes::Bytes;
+use moso_proto::object::QueueState;
+use moso_proto::{ShardId, TaskId, setting, v1};
+use moso_queue::command::{Command, JobResult, Outcome};
+use moso_queue::filter::WorkerOffer;
+use moso_queue::limits::LEASE_JOBS_MAX;
+use moso_queue::meta::{MetaView, QueueEntry};
+use moso_queue::ready::Wanted;
+use prost::Message as _;
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Shards asked for one request and queue.
+const SHARDS_ASKED: usize = 3;
+/// Bytes of bodies in one answer: what does not fit is given back.
+const BODIES_BYTES_MAX: usize = 6 << 20;
+/// A request that was woken and found nothing that fits waits so long before it may be woken again.
+const UNFIT_PAUSE: Duration = Duration::from_millis(50);
+/// A waiting request looks by itself every so often: a hint may be lost.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A worker's request.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Queues by number, first asked first.
+    pub queues: Vec<u32>,
+    /// Most jobs.
+    pub max: usize,
+    /// What the worker has.
+    pub offer: WorkerOffer,
+    /// Only jobs of this task.
+    pub task: Option<TaskId>,
+    /// Session.
+    pub session: u64,
+    /// Worker's name.
+    pub worker: Arc<str>,
+    /// How long to wait for work.
+    pub wait: Duration,
+}
+
+/// A request passed to a shard's leader.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaseAsk {
+    /// Queue.
+    pub queue: u32,
+    /// Most jobs.
+    pub max: u32,
+    /// By age alone.
+    pub by_age: bool,
+    /// Task, if only its jobs are wanted.
+    pub task: Option<u64>,
+    /// Session.
+    pub session: u64,
+    /// Worker's name.
+    pub worker: String,
+    /// What the worker has.
+    pub offer: Offer,
+}
+
+/// [`WorkerOffer`] as it goes between nodes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Offer {
+    numbers: [u32; 4],
+    resource_type: String,
+    tags: Vec<String>,
+    label: String,
+    owner: String,
+}
+
+impl From<&WorkerOffer> for Offer {
+    fn from(offer: &WorkerOffer) -> Self {
+        Offer {
+            numbers: [offer.cores, offer.memory_mib, offer.disk_mib, offer.remaining_s],
+            resource_type: offer.resource_type.to_string(),
+            tags: offer.tags.iter().map(|t| t.to_string()).collect(),
+            label: offer.label.to_string(),
+            owner: offer.owner.to_string(),
+        }
+    }
+}
+
+impl From<Offer> for WorkerOffer {
+    fn from(offer: Offer) -> Self {
+        let [cores, memory_mib, disk_mib, remaining_s] = offer.numbers;
+        WorkerOffer {
+            cores,
+            memory_mib,
+            disk_mib,
+            remaining_s,
+            resource_type: offer.resource_type.into(),
+            tags: offer.tags.into_iter().map(Into::into).collect(),
+            label: offer.label.into(),
+            owner: offer.owner.into(),
+        }
+    }
+}
+
+/// Ends the waiting of a request whose worker has gone or asked anew. A lease under way still comes to its end.
+#[derive(Default)]
+pub struct Cancel {
+    cancelled: AtomicBool,
+    notify: Notify,
+}
+
+impl Cancel {
+    /// Ends the waiting.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
+}
+
+/// A shard that may have work.
+#[derive(Clone, Copy)]
+struct Candidate {
+    shard: u16,
+    leader: u32,
+    ready: u64,
+    top_priority: i32,
+}
+
+/// Answers lease requests.
+pub struct Dispatcher {
+    router: Arc<Router>,
+}
+
+impl Dispatcher {
+    /// Leases through `router`.
+    pub fn new(router: Arc<Router>) -> Self {
+        Dispatcher { router }
+    }
+
+    fn directory(&self) -> &Directory {
+        &self.router.directory
+    }
+
+    /// Leases up to `ask.max` jobs; waits up to `ask.wait` for the first. Empty: there was none.
+    pub async fn lease(&self, ask: &Ask, cancel: &Cancel) -> Result<Vec<v1::Lease>, Fault> {
+        let deadline = Instant::now() + ask.wait;
+        let places: Vec<_> = ask.queues.iter().map(|&q| self.directory().waiting.room(q).enter()).collect();
+        loop {
+            // Registered before looking, so that work that comes in between wakes this request.
+            let woken: Vec<_> = places.iter().map(|place| Box::pin(place.woken())).collect();
+            let woken = futures::future::select_all(woken);
+            let (leases, unfit) = self.try_once(ask).await?;
+            if !leases.is_empty() || cancel.cancelled.load(Ordering::Acquire) {
+                self.wake_next(ask);
+                return Ok(leases);
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Ok(leases);
+            }
+            if unfit {
+                self.wake_next(ask);
+                tokio::time::sleep(UNFIT_PAUSE.min(deadline - now)).await;
+                continue;
+            }
+            tokio::select! {
+                _ = woken => {}
+                () = tokio::time::sleep(LOOK_AGAIN.min(deadline - now)) => {}
+                () = cancel.notify.notified() => {}
+            }
+        }
+    }
+
+    /// If work is left, the next request may have it.
+    fn wake_next(&self, ask: &Ask) {
+        for &queue in &ask.queues {
+            let left = self.directory().led_here().any(|slot| {
+                slot.index.load().as_ref().is_some_and(|index| index.summary(queue).ready > 0)
+            });
+            if left {
+                self.directory().waiting.wake(queue);
+            }
+        }
+    }
+
+    /// Looks once. The flag says that there was work, but none of it fits.
+    async fn try_once(&self, ask: &Ask) -> Result<(Vec<v1::Lease>, bool), Fault> {
+        let meta = self.directory().meta.load_full();
+        let mut unfit = false;
+        for &number in &ask.queues {
+            let Some(queue) = meta.queue_by_id(number) else { continue };
+            let max = room_of(self.directory(), queue, ask.max);
+            if max == 0 || !queue.gives_leases(unix_ms()) {
+                continue;
+            }
+            if let Some(task) = ask.task {
+                let shard = task.shard().map_or(0, |s| s.0);
+                let leases = self.ask_shard(shard, number, max, false, ask).await?;
+                if !leases.is_empty() {
+                    return Ok((leases, false));
+                }
+                continue;
+            }
+            let by_age = rand::rng().random_range(0..100) < meta.setting(&setting::SLOPPY_DISPATCH_PERCENT);
+            let mut candidates = self.candidates(number);
+            unfit |= !candidates.is_empty();
+            for _ in 0..SHARDS_ASKED {
+                let Some(candidate) = choose(&mut candidates, self.directory().node, by_age) else { break };
+                match self.ask_shard(candidate.shard, number, max, by_age, ask).await {
+                    Ok(leases) if leases.is_empty() => {}
+                    Ok(leases) => return Ok((leases, false)),
+                    // The others may still have work.
+                    Err(fault) if fault.code.is_retryable() => {}
+                    Err(fault) => return Err(fault),
+                }
+            }
+        }
+        Ok((Vec::new(), unfit))
+    }
+
+    /// Shards with work for a queue: led here by their index, elsewhere by hints.
+    fn candidates(&self, queue: u32) -> Vec<Candidate> {
+        let directory = self.directory();
+        let mut found = Vec::new();
+        for slot in directory.led_here() {
+            if let Some(index) = slot.index.load().as_ref() {
+                let summary = index.summary(queue);
+                if summary.ready > 0 {
+                    found.push(Candidate {
+                        shard: slot.shard,
+                        leader: directory.node,
+                        ready: summary.ready,
+                        top_priority: summary.top_priority,
+                    });
+                }
+            }
+        }
+        for (&node, hints) in &directory.hints {
+            if !self.router.peers.is_up(node) {
+                continue;
+            }
+            for shard in &hints.load().shards {
+                for hint in shard.queues.iter().filter(|h| h.queue == queue) {
+                    // A hint of a node that does not lead any more is worth nothing.
+                    let number = shard.status.shard;
+                    if directory.shard(number).is_some_and(|s| s.leader() == node) {
+                        found.push(Candidate {
+                            shard: number,
+                            leader: node,
+                            ready: hint.ready,
+                            top_priority: hint.top_priority,
+                        });
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    async fn ask_shard(&self, shard: u16, queue: u32, max: usize, by_age: bool, ask: &Ask) -> Result<Vec<v1::Lease>, Fault> {
+        let passed = LeaseAsk {
+            queue,
+            max: max as u32,
+            by_age,
+            task: ask.task.map(TaskId::seq),
+            session: ask.session,
+            worker: ask.worker.to_string(),
+            offer: (&ask.offer).into(),
+        };
+        let leader = self.directory().shard(shard).map_or(0, ShardSlot::leader);
+        if leader == self.directory().node {
+            return self.lease_here(shard, passed).await;
+        }
+        if leader == 0 {
+            return Err(Fault::not_leader(shard));
+        }
+        let body = self.router.call(leader, shard, call::LEASE, pack(&passed)).await?;
+        let reply = v1::LeaseReply::decode(body)
+            .map_err(|e| Fault::new(moso_proto::Code::Internal, format!("another node's lease reply: {e}")))?;
+        Ok(reply.leases)
+    }
+
+    /// Leases jobs of a shard led here.
+    pub async fn lease_here(&self, shard: u16, ask: LeaseAsk) -> Result<Vec<v1::Lease>, Fault> {
+        let meta = self.directory().meta.load_full();
+        let Some(queue) = meta.queue_by_id(ask.queue) else { return Ok(Vec::new()) };
+        let max = room_of(self.directory(), queue, (ask.max as usize).min(LEASE_JOBS_MAX));
+        let mut offer = WorkerOffer::from(ask.offer);
+        if queue.state_at(unix_ms()) == QueueState::Test {
+            offer = offer.in_test_queue();
+        }
+        let to = LeaseFor { session: ask.session, worker: ask.worker.into(), ttl_ms: queue.queue.lease_ttl_ms };
+        let jobs = match ask.task {
+            Some(task) => self.router.lease_task_here(shard, task, offer, max, to.clone()).await?,
+            None => {
+                let popped = self.pop(shard, ask.queue, &offer, ask.by_age, max, &meta);
+                if popped.is_empty() {
+                    return Ok(Vec::new());
+                }
+                self.router.lease_here(shard, popped, to.clone()).await?
+            }
+        };
+        Counters::add(&self.directory().counters.leased, jobs.len() as u64);
+        self.with_bodies(shard, jobs, queue, &to).await
+    }
+
+    fn pop(
+        &self,
+        shard: u16,
+        queue: u32,
+        offer: &WorkerOffer,
+        by_age: bool,
+        max: usize,
+        meta: &MetaView,
+    ) -> Vec<moso_queue::ready::Popped> {
+        let Some(index) = self.directory().shard(shard).and_then(|s| s.index.load_full()) else { return Vec::new() };
+        let order = self.directory().order.load();
+        let usage = self.directory().usage.load();
+        let may_run = |owner: &str| {
+            let cap = meta.user(owner).max_running;
+            cap == 0 || usage.user_leased.get(owner).is_none_or(|&n| n < cap)
+        };
+        let wanted = Wanted {
+            fits: &|class| offer.fits(class) && may_run(&class.owner),
+            rank: &|share| order.rank(share),
+            by_age,
+            max,
+        };
+        let mut popped = Vec::with_capacity(max.min(128));
+        index.pop(queue, &wanted, &mut popped);
+        popped
+    }
+
+    /// Adds the bodies. Read here, on the leader's node; what does not fit in one answer is given back.
+    async fn with_bodies(
+        &self,
+        shard: u16,
+        jobs: Vec<LeasedJob>,
+        queue: &QueueEntry,
+        to: &LeaseFor,
+    ) -> Result<Vec<v1::Lease>, Fault> {
+        let store = self.directory().shard(shard).and_then(|s| s.store.clone());
+        let store = store.ok_or_else(|| Fault::not_leader(shard))?;
+        let wanted: Vec<u64> = jobs.iter().map(|j| j.body).collect();
+        let bodies = store.bodies(&wanted).map_err(crate::error::Error::into_fault)?;
+        let mut leases = Vec::with_capacity(jobs.len());
+        let mut back = Vec::new();
+        let mut bytes = 0;
+        for (job, body) in jobs.into_iter().zip(bodies) {
+            let body = body.unwrap_or_default();
+            bytes += body.len();
+            if bytes > BODIES_BYTES_MAX && !leases.is_empty() {
+                back.push((job.seq, job.attempt));
+                continue;
+            }
+            leases.push(lease(shard, &job, body, queue));
+        }
+        if !back.is_empty() {
+            self.give_back(shard, to.session, back).await;
+        }
+        Ok(leases)
+    }
+
+    /// Gives leased jobs back unrun, as their worker would.
+    pub async fn give_back(&self, shard: u16, session: u64, jobs: Vec<(u64, u32)>) {
+        let results = jobs
+            .into_iter()
+            .map(|(seq, attempt)| JobResult { seq, attempt, outcome: Outcome::Released, report: None })
+            .collect();
+        let command = Command::Results { session, results }.to_bytes();
+        // If this fails too, the leases run out by themselves.
+        let _ = self.router.command(shard, command.into()).await;
+    }
+
+    /// Gives leases back that could not be delivered.
+    pub async fn undelivered(&self, session: u64, leases: &[v1::Lease]) {
+        let mut by_shard: std::collections::BTreeMap<u16, Vec<(u64, u32)>> = Default::default();
+        for lease in leases {
+            let id = moso_proto::JobId(lease.job_id);
+            if let Some(shard) = id.shard() {
+                by_shard.entry(shard.0).or_default().push((id.seq(), lease.attempt));
+            }
+        }
+        for (shard, jobs) in by_shard {
+            self.give_back(shard, session, jobs).await;
+        }
+    }
+}
+
+fn lease(shard: u16, job: &LeasedJob, body: Bytes, queue: &QueueEntry) -> v1::Lease {
+    v1::Lease {
+        job_id: ShardId(shard).id(job.seq),
+        attempt: job.attempt,
+        ttl_ms: queue.queue.lease_ttl_ms,
+        heartbeat_ms: queue.queue.heartbeat_ms,
+        body,
+        body_type: job.body_type.to_string(),
+        wall_time_s: job.wall_time_s,
+        queue: queue.name.clone(),
+        task_id: ShardId(shard).id(job.task),
+        index: job.index,
+    }
+}
+
+/// How many jobs the queue's cap leaves.
+fn room_of(directory: &Directory, queue: &QueueEntry, max: usize) -> usize {
+    let cap = queue.queue.max_running;
+    if cap == 0 {
+        return max;
+    }
+    let leased = directory.usage.load().queue_leased.get(&queue.id).copied().unwrap_or(0);
+    max.min(cap.saturating_sub(leased) as usize)
+}
+
+/// Takes the better of two candidates drawn at random among those with the highest priority.
+fn choose(candidates: &mut Vec<Candidate>, node: u32, by_age: bool) -> Option<Candidate> {
+    let top = candidates.iter().map(|c| c.top_priority).max()?;
+    let best: Vec<usize> =
+        (0..candidates.len()).filter(|&i| by_age || candidates[i].top_priority == top).collect();
+    let mut rng = rand::rng();
+    let (a, b) = (best[rng.random_range(0..best.len())], best[rng.random_range(0..best.len())]);
+    // A shard led here saves a hop: it may have up to a fifth less.
+    let worth = |c: &Candidate| if c.leader == node { c.ready + c.ready / 4 + 1 } else { c.ready };
+    let at = if worth(&candidates[a]) >= worth(&candidates[b]) { a } else { b };
+    Some(candidates.swap_remove(at))
+}
+
+/// Unix time in ms, for states of queues that end by themselves.
+pub fn unix_ms() -> u64 {
+    crate::clock::Clock::default().wall_ms()
+}

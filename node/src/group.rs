@@ -1,0 +1,432 @@
+//! A data shard on its reactor: the core, its store, and who waits for reads. Does what a turn asks for, in the order
+//! that the laws demand: messages, log, state, answers.
+
+use crate::clock::Clock;
+use crate::directory::{Directory, ShardStatus, Usage};
+use crate::error::Error;
+use crate::log_writer::{LogTask, LogWriter};
+use crate::outbound::Outbound;
+use crate::request::{CommandReply, Fault, LeaseFor, LeaseReply, LeasedJob, Query, Request, Snapshot};
+use crate::store::state::{Applied, StateBatch, StateStore};
+use moso_queue::command::Reply;
+use moso_queue::effect::{Effects, Signal};
+use moso_queue::filter::WorkerOffer;
+use moso_queue::ready::Popped;
+use moso_queue::{Machine, ReadyIndex};
+use moso_proto::JobState;
+use moso_shard::core::{Answer, Core, CoreOutput, Shed};
+use moso_shard::{Message, Position, Role};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Who waits for a command.
+pub enum Owed {
+    /// For its reply.
+    Command(CommandReply),
+    /// For the jobs.
+    Lease(LeaseReply),
+}
+
+/// Requests taken from a shard's inbox in one turn: bounds how long the others wait.
+const REQUESTS_PER_TURN: usize = 4_096;
+/// How often the use of resources is summed over the classes, ms.
+const USAGE_MS: u64 = 200;
+
+/// A shard's replica on this node.
+pub struct Group {
+    shard: u16,
+    core: Core<Owed>,
+    store: Arc<StateStore>,
+    reads: BTreeMap<u64, Vec<Query>>,
+    waiting_reads: Vec<Query>,
+    out: CoreOutput<Owed>,
+    buffer: Vec<u8>,
+    usage_ms: u64,
+    /// Log bytes applied since the last flush of the state.
+    pub unflushed_bytes: u64,
+}
+
+/// What a group needs of its reactor.
+pub struct Surroundings<'a> {
+    /// Shared state.
+    pub directory: &'a Directory,
+    /// To other nodes.
+    pub outbound: &'a Outbound,
+    /// To the log.
+    pub log: &'a LogWriter,
+    /// Time.
+    pub clock: Clock,
+}
+
+impl Group {
+    /// A replica whose state was loaded from `store`.
+    pub fn new(shard: u16, core: Core<Owed>, store: Arc<StateStore>) -> Self {
+        Group {
+            shard,
+            core,
+            store,
+            reads: BTreeMap::new(),
+            waiting_reads: Vec::new(),
+            out: CoreOutput::default(),
+            buffer: Vec::new(),
+            usage_ms: 0,
+            unflushed_bytes: 0,
+        }
+    }
+
+    /// The core.
+    pub fn core(&mut self) -> &mut Core<Owed> {
+        &mut self.core
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<StateStore> {
+        &self.store
+    }
+
+    /// Takes a message of another replica.
+    pub fn step(&mut self, message: Message) {
+        // Refused ones are counted by the receiver's metrics; nothing else happens.
+        if self.core.replica().step(message).is_err() {
+            metrics::counter!("moso_raft_messages_refused_total").increment(1);
+        }
+    }
+
+    /// Takes requests; returns whether there were any.
+    pub fn take_requests(&mut self, around: &Surroundings<'_>) -> bool {
+        let Some(inbox) = around.directory.shard(self.shard).and_then(|s| s.inbox.as_ref()) else { return false };
+        let mut any = false;
+        for _ in 0..REQUESTS_PER_TURN {
+            let Some(request) = inbox.take() else { break };
+            any = true;
+            self.take(request, around);
+        }
+        any
+    }
+
+    fn take(&mut self, request: Request, around: &Surroundings<'_>) {
+        match request {
+            Request::Command { bytes, reply } => {
+                if let Err((shed, owed)) = self.core.command(&bytes, Owed::Command(reply)) {
+                    self.shed(shed, owed);
+                }
+            }
+            Request::Lease { popped, to, reply } => self.lease(&popped, &to, reply),
+            Request::LeaseTask { task, offer, max, to, reply } => {
+                let popped = pick_from_task(self.core.machine(), task, &offer, max);
+                self.lease(&popped, &to, reply);
+            }
+            Request::Heartbeat { session, beats, reply } => {
+                let answer = self.core.heartbeat(session, &beats, around.clock.mono_ms());
+                let _ = reply.send(answer);
+            }
+            Request::Query(query) => self.waiting_reads.push(query),
+        }
+    }
+
+    fn lease(&mut self, popped: &[Popped], to: &LeaseFor, reply: LeaseReply) {
+        match self.core.lease(popped, to.session, &to.worker, to.ttl_ms, Owed::Lease(reply)) {
+            Ok(None) => {}
+            Ok(Some(Owed::Lease(reply))) => {
+                let _ = reply.send(Ok(Vec::new()));
+            }
+            Ok(Some(Owed::Command(_))) => unreachable!("the handle given is the one that comes back"),
+            Err((shed, owed)) => self.shed(shed, owed),
+        }
+    }
+
+    fn shed(&self, shed: Shed, owed: Owed) {
+        let fault = match shed {
+            Shed::NotLeader => Fault::not_leader(self.shard),
+            Shed::Busy => Fault::busy(self.shard),
+        };
+        self.fail(owed, fault);
+    }
+
+    fn fail(&self, owed: Owed, fault: Fault) {
+        match owed {
+            Owed::Command(reply) => drop(reply.send(Err(fault))),
+            Owed::Lease(reply) => drop(reply.send(Err(fault))),
+        }
+    }
+
+    /// One turn: proposes, applies, and does what is asked for.
+    pub fn turn(&mut self, around: &Surroundings<'_>) -> Result<(), Error> {
+        self.start_reads();
+        self.core.flush(around.clock.wall_ms());
+        let mut out = std::mem::take(&mut self.out);
+        self.core.turn(around.clock.mono_ms(), &mut out)?;
+        around.outbound.raft(self.shard, out.messages.drain(..));
+        for append in out.appends.drain(..) {
+            around.log.write(LogTask { shard: self.shard, append });
+        }
+        self.write_state(around)?;
+        for (owed, answer) in out.answers.drain(..) {
+            self.answer(owed, answer);
+        }
+        if let Some(role) = out.role.take() {
+            self.role_changed(role, around);
+        }
+        self.serve_reads(&mut out);
+        self.pass_signals(&mut out.signals, around);
+        self.publish(around);
+        self.out = out;
+        Ok(())
+    }
+
+    fn start_reads(&mut self) {
+        if self.waiting_reads.is_empty() {
+            return;
+        }
+        let queries = std::mem::take(&mut self.waiting_reads);
+        match self.core.read() {
+            Some(context) => drop(self.reads.insert(context, queries)),
+            None => queries.into_iter().for_each(|query| query(None)),
+        }
+    }
+
+    fn serve_reads(&mut self, out: &mut CoreOutput<Owed>) {
+        for context in out.reads.drain(..) {
+            for query in self.reads.remove(&context).unwrap_or_default() {
+                query(Some(Snapshot { machine: self.core.machine(), store: &self.store }));
+            }
+        }
+    }
+
+    fn write_state(&mut self, around: &Surroundings<'_>) -> Result<(), Error> {
+        let Some((effects, position, conf_state)) = self.core.unwritten() else { return Ok(()) };
+        if self.core.serves() {
+            wake_waiting(self.core.machine(), effects, around.directory);
+        }
+        let mut batch = self.store.writer();
+        fill(&mut batch, self.core.machine(), effects, position, &mut self.buffer);
+        self.unflushed_bytes += batch.bytes() as u64;
+        let applied = Applied { index: position.index, term: position.term };
+        // The first batch says with whom the shard was made.
+        let first = self.store.applied().is_none().then(|| self.core.replica_ref().conf_state());
+        self.store.commit(batch, applied, conf_state.or(first.as_ref()))?;
+        self.core.written();
+        Ok(())
+    }
+
+    fn answer(&self, owed: Owed, answer: Answer) {
+        match (owed, answer) {
+            (owed, Answer::Unknown) => self.fail(owed, Fault::not_leader(self.shard)),
+            (Owed::Command(reply), Answer::Reply(Reply::Refused(refusal))) => drop(reply.send(Err(refusal.into()))),
+            (Owed::Command(reply), Answer::Reply(answer)) => drop(reply.send(Ok(answer))),
+            (Owed::Lease(reply), Answer::Reply(Reply::Leased(jobs))) => {
+                let machine = self.core.machine();
+                drop(reply.send(Ok(jobs.into_iter().filter_map(|(seq, attempt)| leased(machine, seq, attempt)).collect())));
+            }
+            (Owed::Lease(_), Answer::Reply(reply)) => unreachable!("a lease is answered with jobs, not {reply:?}"),
+        }
+    }
+
+    fn role_changed(&mut self, role: Role, around: &Surroundings<'_>) {
+        for query in std::mem::take(&mut self.reads).into_values().flatten() {
+            query(None);
+        }
+        let Some(slot) = around.directory.shard(self.shard) else { return };
+        let leader = match role {
+            Role::Leader { .. } => 0,
+            Role::Follower { leader, .. } => leader.map_or(0, node_of),
+        };
+        slot.leader.store(leader, Ordering::Relaxed);
+        tracing::info!(shard = self.shard, ?role, "role");
+    }
+
+    fn pass_signals(&self, signals: &mut Vec<Signal>, around: &Surroundings<'_>) {
+        if !signals.is_empty() {
+            around.outbound.words(self.shard, signals.drain(..));
+        }
+    }
+
+    /// Lets the other threads know the index, the leader and the figures.
+    fn publish(&mut self, around: &Surroundings<'_>) {
+        let Some(slot) = around.directory.shard(self.shard) else { return };
+        let published = slot.index.load();
+        let current = self.core.index();
+        if published.as_ref().map(Arc::as_ptr) != current.map(Arc::as_ptr) {
+            slot.index.store(current.cloned());
+            if current.is_some() {
+                slot.leader.store(around.directory.node, Ordering::Relaxed);
+                around.directory.hint_now.notify_one();
+                wake_all_queues(current, around.directory);
+            }
+        }
+        let now = around.clock.mono_ms();
+        if now >= self.usage_ms + USAGE_MS {
+            self.usage_ms = now;
+            let leads = self.core.serves();
+            slot.usage.store(Arc::new(if leads { usage(self.core.machine()) } else { Usage::default() }));
+            slot.status.store(Arc::new(self.status(leads)));
+        }
+    }
+
+    fn status(&self, leads: bool) -> ShardStatus {
+        let replica = self.core.replica_ref();
+        let progress = replica.progress();
+        let machine = self.core.machine();
+        let sum = |f: fn(&moso_queue::Class) -> u64| machine.classes().iter().map(|(_, c)| f(c)).sum();
+        ShardStatus {
+            shard: self.shard,
+            term: replica.term(),
+            commit: replica.committed_index(),
+            applied: replica.applied_index(),
+            lag: progress.iter().map(|p| p.lag).max().unwrap_or(0),
+            matched: if leads { progress.iter().map(|p| p.matched).min().unwrap_or(0) } else { 0 },
+            live: machine.live(),
+            ready: sum(moso_queue::Class::ready),
+            leased: sum(moso_queue::Class::leased),
+            ended: machine.ended_jobs(),
+            job_bytes: self.core.memory_bytes() as u64,
+        }
+    }
+}
+
+/// The node of a replica: the upper half of its id.
+pub fn node_of(peer: u64) -> u32 {
+    (peer >> 32) as u32
+}
+
+fn leased(machine: &Machine, seq: u64, attempt: u32) -> Option<LeasedJob> {
+    let job = machine.job(seq)?;
+    let task = machine.task(job.task)?;
+    let class = &machine.classes().get(job.class).key;
+    Some(LeasedJob {
+        seq,
+        body: if task.array { task.seq } else { seq },
+        task: task.seq,
+        index: task.position(seq).unwrap_or(0),
+        attempt,
+        body_type: (*task.body_type).into(),
+        wall_time_s: class.wall_time_s,
+        queue: class.queue,
+    })
+}
+
+fn pick_from_task(machine: &Machine, task: u64, offer: &WorkerOffer, max: usize) -> Vec<Popped> {
+    let Some(task) = machine.task(task) else { return Vec::new() };
+    let end = task.first() + u64::from(task.jobs);
+    let mut out: Vec<Popped> = machine
+        .jobs()
+        .from(task.first())
+        .take_while(|job| job.seq < end)
+        .filter(|job| job.state == JobState::Activated && !job.reserved)
+        .filter(|job| offer.fits(&machine.classes().get(job.class).key))
+        .take(max)
+        .map(|job| Popped { seq: job.seq, class: job.class, priority: job.priority })
+        .collect();
+    if task.rest_state == JobState::Activated && offer.fits(&machine.classes().get(task.class).key) {
+        let unmade = task.rest.iter().flat_map(|&(a, b)| a..b).take(max - out.len());
+        out.extend(unmade.map(|position| Popped {
+            seq: task.first() + u64::from(position),
+            class: task.class,
+            priority: task.priority,
+        }));
+    }
+    out
+}
+
+fn usage(machine: &Machine) -> Usage {
+    let mut sum = Usage::default();
+    for (_, class) in machine.classes().iter() {
+        let leased = class.leased();
+        if leased > 0 {
+            *sum.queue_leased.entry(class.key.queue).or_default() += leased;
+            *sum.share_cores.entry(class.key.share).or_default() += leased * u64::from(class.key.cores);
+            *sum.user_leased.entry(class.key.owner.to_string()).or_default() += leased;
+        }
+    }
+    sum
+}
+
+/// Wakes one waiting request for each queue that got work.
+fn wake_waiting(machine: &Machine, effects: &Effects, directory: &Directory) {
+    let mut last = None;
+    for &(_, class, _) in &effects.ready {
+        if last == Some(class) {
+            continue;
+        }
+        last = Some(class);
+        if let Some(class) = machine.classes().find(class) {
+            directory.waiting.wake(class.key.queue);
+            directory.hint_now.notify_one();
+        }
+    }
+    for task in effects.ready_arrays.iter().filter_map(|&seq| machine.task(seq)) {
+        directory.waiting.wake(machine.classes().get(task.class).key.queue);
+        directory.hint_now.notify_one();
+    }
+}
+
+fn wake_all_queues(index: Option<&Arc<ReadyIndex>>, directory: &Directory) {
+    for (queue, _) in index.map(|i| i.summaries()).unwrap_or_default() {
+        directory.waiting.wake(queue);
+    }
+}
+
+/// Turns effects into the batch that is written with the applied index.
+pub fn fill(batch: &mut StateBatch<'_>, machine: &Machine, effects: &Effects, position: Position, buffer: &mut Vec<u8>) {
+    const DAY_MS: u64 = 86_400_000;
+    let mut put = |seq: u64, encode: &dyn Fn(u64, &mut Vec<u8>) -> bool, batch: &mut StateBatch<'_>, kind: Kind| {
+        buffer.clear();
+        match (encode(seq, buffer), kind) {
+            (true, Kind::Job) => batch.put_job(seq, buffer),
+            (false, Kind::Job) => batch.delete_job(seq),
+            (true, Kind::Task) => batch.put_task(seq, buffer),
+            (false, Kind::Task) => batch.delete_task(seq),
+            (true, Kind::Class) => batch.put_class(seq as u32, buffer),
+            (false, Kind::Class) => batch.delete_class(seq as u32),
+        }
+    };
+    for seq in unique(effects.jobs.iter().copied()) {
+        put(seq, &|seq, out| machine.encode_job(seq, out), batch, Kind::Job);
+    }
+    for seq in unique(effects.tasks.iter().copied()) {
+        put(seq, &|seq, out| machine.encode_task(seq, out), batch, Kind::Task);
+    }
+    for id in unique(effects.classes.iter().map(|c| u64::from(c.0))) {
+        put(id, &|id, out| machine.encode_class(moso_queue::ClassId(id as u32), out), batch, Kind::Class);
+    }
+    for (seq, body) in &effects.bodies {
+        batch.put_body(*seq, body);
+    }
+    for &seq in &effects.bodies_dropped {
+        batch.delete_body(seq);
+    }
+    for (n, change) in effects.changes.iter().enumerate() {
+        let day = (change.time_ms / DAY_MS) as u16;
+        batch.put_history(day, change.seq, position.index, n as u32, &crate::views::encode_change(change));
+    }
+    for (seq, time, record) in &effects.ended_jobs {
+        batch.put_ended_job((time / DAY_MS) as u16, *seq, record);
+    }
+    for (seq, time, record) in &effects.ended_tasks {
+        batch.put_ended_task((time / DAY_MS) as u16, *seq, record);
+    }
+    for (submission, record) in &effects.submissions {
+        batch.put_dedup(submission, record);
+    }
+    if let Some(below) = effects.submissions_below {
+        batch.delete_dedup_below(&below);
+    }
+    batch.put_meta(META_RECORD, &machine.meta_record().encode());
+}
+
+/// Key of the machine's clock and counters.
+pub const META_RECORD: u8 = 1;
+
+enum Kind {
+    Job,
+    Task,
+    Class,
+}
+
+fn unique(numbers: impl Iterator<Item = u64>) -> Vec<u64> {
+    let mut numbers: Vec<u64> = numbers.collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}

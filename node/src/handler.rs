@@ -1,0 +1,122 @@
+//! What other nodes send: Raft messages to the reactors, calls to the leaders here, hints to the directory.
+
+use crate::api::workers::recognise_repeats;
+use crate::dispatch::{Dispatcher, LeaseAsk};
+use crate::hints::{self, HintFrame};
+use crate::peer::PeerHandler;
+use crate::query;
+use crate::reactor::Mailbox;
+use crate::request::Fault;
+use crate::router::{FAULT, HeartbeatAnswer, HeartbeatCall, OK, Router, call, pack, unpack};
+use crate::sessions::Sessions;
+use bytes::Bytes;
+use moso_proto::{Code, v1};
+use moso_queue::Command;
+use moso_shard::wire;
+use prost::Message as _;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+
+/// What calls need; made after the peers, which need the handler.
+pub struct Served {
+    /// To the shards here.
+    pub router: Arc<Router>,
+    /// Lease requests.
+    pub dispatcher: Arc<Dispatcher>,
+}
+
+/// Takes what other nodes send.
+pub struct Handler {
+    /// The reactors' mailboxes.
+    pub mailboxes: Vec<Arc<Mailbox>>,
+    /// Worker sessions here.
+    pub sessions: Arc<Sessions>,
+    /// Set once the node is put together; until then calls are answered with "not the leader".
+    pub served: Arc<OnceLock<Served>>,
+}
+
+impl PeerHandler for Handler {
+    fn raft(&self, from: u32, messages: Vec<(u16, Bytes)>) {
+        let mut woken = vec![false; self.mailboxes.len()];
+        for (shard, bytes) in messages {
+            let Ok(message) = wire::decode_message(bytes) else {
+                metrics::counter!("moso_raft_messages_malformed_total").increment(1);
+                continue;
+            };
+            // A node speaks for its own replicas only.
+            if crate::group::node_of(message.from) != from {
+                metrics::counter!("moso_raft_messages_refused_total").increment(1);
+                continue;
+            }
+            let reactor = usize::from(shard) % self.mailboxes.len();
+            self.mailboxes[reactor].message(shard, message);
+            woken[reactor] = true;
+        }
+        for (mailbox, _) in self.mailboxes.iter().zip(woken).filter(|(_, woken)| *woken) {
+            mailbox.wake();
+        }
+    }
+
+    fn call(&self, _from: u32, shard: u16, kind: u8, body: Bytes) -> Pin<Box<dyn Future<Output = (u8, Bytes)> + Send>> {
+        let served = self.served.clone();
+        Box::pin(async move {
+            let result = match served.get() {
+                Some(served) => answer(served, shard, kind, body).await,
+                None => Err(Fault::not_leader(shard)),
+            };
+            match result {
+                Ok(body) => (OK, body),
+                Err(fault) => (FAULT, pack(&fault)),
+            }
+        })
+    }
+
+    fn hints(&self, from: u32, body: Bytes) {
+        match HintFrame::decode(&body) {
+            Some(HintFrame::Hints(told)) => {
+                if let Some(served) = self.served.get() {
+                    hints::receive(&served.router.directory, from, told);
+                }
+            }
+            Some(HintFrame::Words(words)) => words.iter().for_each(|word| {
+                self.sessions.tell(word);
+            }),
+            None => metrics::counter!("moso_hints_malformed_total").increment(1),
+        }
+    }
+
+    fn connection_lost(&self, node: u32) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.unreachable(node));
+    }
+}
+
+async fn answer(served: &Served, shard: u16, kind: u8, body: Bytes) -> Result<Bytes, Fault> {
+    let router = &served.router;
+    match kind {
+        call::COMMAND => {
+            // Decoded before it is proposed: what another node sends must not stop this shard at apply.
+            let command = Command::decode(body.clone())
+                .map_err(|e| Fault::new(Code::Internal, format!("another node's command: {e}")))?;
+            let mut reply = router.command_here(shard, body).await?;
+            recognise_repeats(router, shard, &command, &mut reply);
+            Ok(pack(&reply))
+        }
+        call::LEASE => {
+            let ask: LeaseAsk = unpack(&body)?;
+            let leases = served.dispatcher.lease_here(shard, ask).await?;
+            let reply = v1::LeaseReply { leases, ..v1::LeaseReply::default() };
+            Ok(reply.encode_to_vec().into())
+        }
+        call::HEARTBEAT => {
+            let HeartbeatCall { session, beats } = unpack(&body)?;
+            let answer = router.heartbeat_here(shard, session, beats).await;
+            let answer: HeartbeatAnswer = answer.map(|a| (a.lost, a.kill));
+            Ok(pack(&answer))
+        }
+        call::QUERY => query::run(router, shard, unpack(&body)?).await,
+        call::META_COMMAND => Ok(pack(&router.meta_command_here(body).await?)),
+        call::META_QUERY => Ok(pack(&query::run_meta(router, unpack(&body)?).await?)),
+        other => Err(Fault::new(Code::Internal, format!("another node sent a call of unknown kind {other}"))),
+    }
+}

@@ -1,0 +1,168 @@
+//! Hints between nodes: what is ready where, and how much runs. May be lost or late at any moment without harm: they
+//! only say where to ask first. Sent every 100 ms, and at once when a queue that was empty has work.
+
+use crate::directory::{Directory, ShardStatus, Usage};
+use crate::peer::Peers;
+use bytes::Bytes;
+use moso_proto::view::NodeView;
+use moso_queue::share::{ShareOrder, ShareUse};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How often hints are sent at least.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// How often at most.
+const SPACING: Duration = Duration::from_millis(2);
+/// Every so many hints carry the use of resources and the node's figures, which are larger.
+const FULL_EVERY: u32 = 5;
+
+/// A queue's ready jobs in one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueHint {
+    /// Queue.
+    pub queue: u32,
+    /// Jobs ready.
+    pub ready: u64,
+    /// Highest priority.
+    pub top_priority: i32,
+}
+
+/// A shard led by the sender.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ShardHint {
+    /// Its figures.
+    pub status: ShardStatus,
+    /// Queues with work.
+    pub queues: Vec<QueueHint>,
+}
+
+/// A word for a worker whose session may be at the receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerWord {
+    /// Session.
+    pub session: u64,
+    /// Job id.
+    pub job: u64,
+    /// Attempt.
+    pub attempt: u32,
+    /// The lease is gone already.
+    pub gone: bool,
+}
+
+/// One message of hints.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct NodeHints {
+    /// Shards led by the sender.
+    pub shards: Vec<ShardHint>,
+    /// Use of resources by the shards it leads; absent in most messages.
+    pub usage: Option<Usage>,
+    /// The node's own figures; absent in most messages.
+    pub node: Option<NodeView>,
+}
+
+/// What goes between nodes in a hint frame.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum HintFrame {
+    /// Hints.
+    Hints(NodeHints),
+    /// Words for workers.
+    Words(Vec<WorkerWord>),
+}
+
+impl HintFrame {
+    /// The frame's bytes.
+    pub fn encode(&self) -> Bytes {
+        postcard::to_stdvec(self).expect("numbers and texts encode into memory").into()
+    }
+
+    /// Reads a frame; `None`: malformed, or of another version, and ignored.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok()
+    }
+}
+
+/// Takes in another node's hints: wakes waiting workers, keeps what was said.
+pub fn receive(directory: &Directory, from: u32, mut hints: NodeHints) {
+    let Some(slot) = directory.hints.get(&from) else { return };
+    let before = slot.load();
+    hints.usage = hints.usage.or_else(|| before.usage.clone());
+    hints.node = hints.node.or_else(|| before.node.clone());
+    for shard in &hints.shards {
+        if let Some(slot) = directory.shard(shard.status.shard) {
+            slot.matched.fetch_max(shard.status.matched, Ordering::Relaxed);
+            // Shards without a replica here learn their leader so.
+            if slot.inbox.is_none() {
+                slot.leader.store(from, Ordering::Relaxed);
+            }
+        }
+        for queue in &shard.queues {
+            directory.waiting.wake(queue.queue);
+        }
+    }
+    slot.store(Arc::new(hints));
+}
+
+/// What this node has to say.
+fn collect(directory: &Directory, full: bool, node: impl FnOnce() -> NodeView) -> NodeHints {
+    let shards = directory
+        .led_here()
+        .map(|slot| {
+            let queues = slot.index.load().as_ref().map(|index| {
+                let queues = index.summaries().into_iter();
+                queues
+                    .map(|(queue, s)| QueueHint { queue, ready: s.ready, top_priority: s.top_priority })
+                    .collect::<Vec<_>>()
+            });
+            ShardHint { status: **slot.status.load(), queues: queues.unwrap_or_default() }
+        })
+        .collect();
+    NodeHints { shards, usage: full.then(|| own_usage(directory)), node: full.then(node) }
+}
+
+fn own_usage(directory: &Directory) -> Usage {
+    let mut sum = Usage::default();
+    directory.led_here().for_each(|slot| sum.add(&slot.usage.load()));
+    sum
+}
+
+/// Sums what all nodes said, and sorts the shares.
+fn total(directory: &Directory, peers: &Peers) {
+    let mut sum = own_usage(directory);
+    for (&node, hints) in &directory.hints {
+        // What a silent node led is led by others by now, and counted there.
+        if let Some(usage) = &hints.load().usage
+            && peers.is_up(node)
+        {
+            sum.add(usage);
+        }
+    }
+    let meta = directory.meta.load();
+    let shares: Vec<ShareUse> = meta
+        .shares()
+        .map(|share| ShareUse {
+            id: share.id,
+            name: share.name.as_str().into(),
+            target: share.target,
+            running_cores: sum.share_cores.get(&share.id).copied().unwrap_or(0),
+        })
+        .collect();
+    directory.order.store(Arc::new(ShareOrder::new(&shares)));
+    directory.usage.store(Arc::new(sum));
+}
+
+/// Sends hints until the node stops.
+pub async fn run(directory: Arc<Directory>, peers: Arc<Peers>, node: impl Fn() -> NodeView) {
+    for turn in 0u32.. {
+        let full = turn % FULL_EVERY == 0;
+        total(&directory, &peers);
+        let hints = collect(&directory, full, &node);
+        let frame = HintFrame::Hints(hints).encode();
+        for &to in directory.hints.keys() {
+            peers.send_hints(to, frame.clone());
+        }
+        tokio::time::sleep(SPACING).await;
+        let _ = tokio::time::timeout(INTERVAL, directory.hint_now.notified()).await;
+    }
+}

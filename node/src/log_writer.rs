@@ -1,0 +1,96 @@
+//! The node's one log writer: everything that reactors hand over while a sync runs goes into the next write. One sync
+//! for all shards; only after it do votes and acknowledgements leave, and the replicas hear that they are on disk.
+//!
+//! A write or sync that fails ends the process (law 1): what the disk holds is not known any more.
+
+use crate::outbound::Outbound;
+use crate::reactor::Mailbox;
+use crate::store::log::{RaftLog, RocksLog, ShardAppend};
+use crossbeam::channel::{Receiver, Sender, bounded};
+use moso_shard::Append;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Appends waiting for the writer. Each shard has few under way, so this is never reached unless the disk hangs; then
+/// reactors wait, and their leaderships go to other nodes.
+const QUEUE: usize = 65_536;
+/// Bytes of entries in one write: more would make the first of them wait.
+const WRITE_BYTES_MAX: usize = 8 << 20;
+
+/// An append of a shard.
+pub struct LogTask {
+    /// Shard.
+    pub shard: u16,
+    /// What to write, and what may leave afterwards.
+    pub append: Append,
+}
+
+/// Hands appends to the writer thread.
+#[derive(Clone)]
+pub struct LogWriter {
+    tasks: Sender<LogTask>,
+}
+
+impl LogWriter {
+    /// Starts the writer. It ends when all handles are dropped.
+    pub fn start(
+        log: Arc<RocksLog>,
+        outbound: Outbound,
+        mailboxes: Vec<Arc<Mailbox>>,
+    ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
+        let (tasks, inbox) = bounded(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("log-writer".into())
+            .spawn(move || run(&log, &outbound, &mailboxes, &inbox))?;
+        Ok((LogWriter { tasks }, thread))
+    }
+
+    /// Hands an append over.
+    pub fn write(&self, task: LogTask) {
+        // The writer ends the process before it ends itself.
+        let _ = self.tasks.send(task);
+    }
+}
+
+fn run(log: &RocksLog, outbound: &Outbound, mailboxes: &[Arc<Mailbox>], inbox: &Receiver<LogTask>) {
+    let write_time = metrics::histogram!("moso_stage_seconds", "stage" => "log");
+    while let Ok(first) = inbox.recv() {
+        let mut bytes = size(&first);
+        let mut tasks = vec![first];
+        while bytes < WRITE_BYTES_MAX
+            && let Ok(task) = inbox.try_recv()
+        {
+            bytes += size(&task);
+            tasks.push(task);
+        }
+        let start = Instant::now();
+        if let Err(error) = write(log, &tasks) {
+            tracing::error!(%error, "the log could not be written: this node ends, to keep what was promised");
+            std::process::abort();
+        }
+        write_time.record(start.elapsed().as_secs_f64());
+        for task in tasks {
+            outbound.raft(task.shard, task.append.messages.into_iter());
+            let mailbox = &mailboxes[usize::from(task.shard) % mailboxes.len()];
+            mailbox.persisted(task.shard, task.append.number);
+        }
+    }
+}
+
+fn size(task: &LogTask) -> usize {
+    task.append.entries.iter().map(|e| e.data.len() + 64).sum()
+}
+
+fn write(log: &RocksLog, tasks: &[LogTask]) -> Result<(), crate::error::Error> {
+    let batch: Vec<ShardAppend<'_>> = tasks
+        .iter()
+        .filter(|task| task.append.must_sync())
+        .map(|task| ShardAppend {
+            shard: task.shard,
+            entries: &task.append.entries,
+            hard_state: task.append.hard_state.as_ref(),
+            truncate_suffix_from: None,
+        })
+        .collect();
+    if batch.is_empty() { Ok(()) } else { log.append(&batch, true) }
+}

@@ -1,0 +1,304 @@
+//! A node put together: folder, stores, reactors, log writer, peers, services; and taken apart again.
+
+use crate::api::admin::AdminApi;
+use crate::api::jobs::JobsApi;
+use crate::api::workers::WorkersApi;
+use crate::clock::Clock;
+use crate::cluster::ClusterInfo;
+use crate::config::Config;
+use crate::directory::{Counters, Directory, Inbox, ShardSlot};
+use crate::dispatch::Dispatcher;
+use crate::error::Error;
+use crate::handler::{Handler, Served};
+use crate::hints::NodeHints;
+use crate::http::{self, HttpState};
+use crate::log_writer::LogWriter;
+use crate::meta_group::publish;
+use crate::open;
+use crate::outbound::Outbound;
+use crate::peer::{PeerConfig, Peers};
+use crate::reactor::{Mailbox, Reactor};
+use crate::router::Router;
+use crate::sessions::Sessions;
+use crate::store::{self, DataFolder, LogOptions, RocksLog, SharedOptions, SharedRocks};
+use crate::upkeep::{Flusher, Upkeep};
+use crossbeam::sync::Parker;
+use metrics_exporter_prometheus::PrometheusHandle;
+use moso_proto::MESSAGE_BYTES_MAX;
+use moso_proto::v1::admin_server::AdminServer;
+use moso_proto::v1::jobs_server::JobsServer;
+use moso_proto::v1::workers_server::WorkersServer;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// Requests waiting at a shard: a second's worth of single calls.
+const INBOX: usize = 8_192;
+/// Changes of objects waiting at the meta group.
+const META_INBOX: usize = 1_024;
+/// How long a stopping node waits for its workers and leaderships to go.
+const DRAIN: Duration = Duration::from_secs(3);
+/// Streams of one gRPC connection.
+const STREAMS_MAX: u32 = 4_096;
+
+/// Runs a node until `stop` says so.
+///
+/// # Errors
+/// The configuration, the folder or the ports do not allow it, or the node met an error after which it must not go on.
+pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Output = ()>) -> Result<(), Error> {
+    let clock = Clock::default();
+    let folder = DataFolder::open(&config.data, &config.cluster, config.node)?;
+    let listeners = Listeners::bind(&config).await?;
+    let built = build(&config, &folder, clock)?;
+    let Built { mailboxes, parkers, directory, groups, meta, log, sessions } = built;
+    let served = Arc::new(OnceLock::new());
+    let handler = Handler { mailboxes: mailboxes.clone(), sessions: sessions.clone(), served: served.clone() };
+    let others: Vec<u32> = directory.hints.keys().copied().collect();
+    let peers = Arc::new(Peers::start(peer_config(&config, &folder, listeners.peer)?, Arc::new(handler)));
+    let outbound = Outbound::new(peers.clone(), sessions.clone(), others);
+    let router = Arc::new(Router { directory: directory.clone(), peers: peers.clone() });
+    let dispatcher = Arc::new(Dispatcher::new(router.clone()));
+    let info = Arc::new(ClusterInfo {
+        directory: directory.clone(),
+        peers: peers.clone(),
+        sessions: sessions.clone(),
+        data: config.data.clone(),
+        clock,
+    });
+    let _ = served.set(Served { router: router.clone(), dispatcher: dispatcher.clone() });
+
+    let (writer, writer_thread) = LogWriter::start(log.clone(), outbound.clone(), mailboxes.clone()).map_err(threads)?;
+    let (flusher, flusher_thread) = Flusher::start(mailboxes.clone()).map_err(threads)?;
+    let (failed, mut failure) = watch::channel(false);
+    let mut threads = Vec::new();
+    let mut meta = Some(meta);
+    let mut per_reactor: Vec<BTreeMap<u16, crate::group::Group>> = mailboxes.iter().map(|_| BTreeMap::new()).collect();
+    for (shard, group) in groups {
+        per_reactor[usize::from(shard) % mailboxes.len()].insert(shard, group);
+    }
+    for ((number, parker), groups) in parkers.into_iter().enumerate().zip(per_reactor) {
+        let reactor = Reactor {
+            groups,
+            // Shard 0 belongs to the first reactor, as its mailbox is chosen by the shard's number.
+            meta: if number == 0 { meta.take() } else { None },
+            mailbox: mailboxes[number].clone(),
+            parker,
+            directory: directory.clone(),
+            outbound: outbound.clone(),
+            log: writer.clone(),
+            upkeep: Upkeep::new(flusher.clone(), log.clone(), peers.clone()),
+            clock,
+            tick_ms: config.raft_tick_ms,
+            policy_version: u64::MAX,
+        };
+        threads.push(start_reactor(number, reactor, failed.clone())?);
+    }
+    drop((writer, flusher));
+
+    let hints_info = info.clone();
+    let hints = tokio::spawn(crate::hints::run(directory.clone(), peers.clone(), move || hints_info.own()));
+    let (stopping, _) = watch::channel(false);
+    let http_state = HttpState { info: info.clone(), metrics };
+    let mut http_stop = stopping.subscribe();
+    let http = tokio::spawn(async move {
+        let stopped = async move { drop(http_stop.wait_for(|s| *s).await) };
+        axum::serve(listeners.http, http::routes(http_state)).with_graceful_shutdown(stopped).await
+    });
+    let api = tokio::spawn(serve_api(listeners.api, router, dispatcher, sessions.clone(), info, clock, stopping.subscribe()));
+    tracing::info!(node = config.node, api = %config.api, peer = %config.peer, http = %config.http, "started");
+
+    let mut failed_now = false;
+    tokio::select! {
+        () = stop => {}
+        _ = failure.changed() => failed_now = *failure.borrow(),
+    }
+    if failed_now {
+        // A reactor met an error of its replica: what it holds in memory must not be served.
+        return Err(Error::Read { what: "a shard", reason: "its reactor has stopped, see above".into() });
+    }
+    tracing::info!("stopping");
+    sessions.drain();
+    give_leaderships_away(&directory, &mailboxes).await;
+    let _ = stopping.send(true);
+    hints.abort();
+    let _ = tokio::time::timeout(DRAIN, api).await;
+    let _ = tokio::time::timeout(DRAIN, http).await;
+    mailboxes.iter().for_each(|m| m.stop());
+    let joined = tokio::task::spawn_blocking(move || {
+        threads.into_iter().for_each(|t| drop(t.join()));
+        drop(flusher_thread.join());
+        drop(writer_thread.join());
+    });
+    let _ = joined.await;
+    for slot in &directory.shards {
+        if let Some(store) = &slot.store {
+            store.flush()?;
+        }
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn threads(source: std::io::Error) -> Error {
+    Error::Io { what: "starting a thread".into(), source }
+}
+
+struct Listeners {
+    api: TcpListener,
+    peer: TcpListener,
+    http: TcpListener,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, Error> {
+        let bind = async |what: &str, addr: &str| {
+            TcpListener::bind(addr)
+                .await
+                .map_err(|source| Error::Io { what: format!("listening on {what} address {addr}"), source })
+        };
+        Ok(Listeners {
+            api: bind("api", &config.api).await?,
+            peer: bind("peer", &config.peer).await?,
+            http: bind("http", &config.http).await?,
+        })
+    }
+}
+
+fn peer_config(config: &Config, folder: &DataFolder, listen: TcpListener) -> Result<PeerConfig, Error> {
+    let peers = config.members.iter().filter(|m| m.node != config.node).map(|m| (m.node, m.peer.clone())).collect();
+    Ok(PeerConfig {
+        cluster: config.cluster.clone(),
+        node: config.node,
+        store: folder.identity().store,
+        seen: Arc::new(folder.seen()?),
+        listen,
+        peers,
+    })
+}
+
+struct Built {
+    mailboxes: Vec<Arc<Mailbox>>,
+    parkers: Vec<Parker>,
+    directory: Arc<Directory>,
+    groups: Vec<(u16, crate::group::Group)>,
+    meta: crate::meta_group::MetaGroup,
+    log: Arc<RocksLog>,
+    sessions: Arc<Sessions>,
+}
+
+/// Opens all that is on disk.
+fn build(config: &Config, folder: &DataFolder, clock: Clock) -> Result<Built, Error> {
+    const MIB: usize = 1 << 20;
+    let data = folder.path();
+    let log_options = LogOptions { write_buffer_bytes: config.log_write_buffer_mib * MIB };
+    let log = Arc::new(RocksLog::open(&store::log_dir(data), &log_options)?);
+    let shared = SharedRocks::new(&SharedOptions {
+        block_cache_bytes: config.block_cache_mib * MIB,
+        memtable_bytes: config.state_memory_mib * MIB,
+        write_buffer_bytes: config.state_write_buffer_mib * MIB,
+        ..SharedOptions::default()
+    })?;
+    let parkers: Vec<Parker> = (0..config.reactors.max(1)).map(|_| Parker::new()).collect();
+    let mailboxes: Vec<Arc<Mailbox>> = parkers.iter().map(|p| Arc::new(Mailbox::new(p.unparker().clone()))).collect();
+    let table = open::shard_table(config);
+    let mut groups = Vec::new();
+    let mut slots = Vec::new();
+    for (at, nodes) in table.replicas.iter().enumerate() {
+        let shard = at as u16 + 1;
+        let here = nodes.contains(&config.node);
+        let store = here.then(|| open::open_store(data, config, shard, &shared)).transpose()?;
+        if let Some(store) = &store {
+            groups.push((shard, open::open_group(config, shard, nodes, store.clone(), &log)?));
+        }
+        let mailbox = &mailboxes[usize::from(shard) % mailboxes.len()];
+        slots.push(ShardSlot {
+            shard,
+            replicas: nodes.clone(),
+            leader: Default::default(),
+            index: Default::default(),
+            inbox: here.then(|| Inbox::new(INBOX, mailbox.unparker())),
+            store,
+            usage: Default::default(),
+            status: Default::default(),
+            matched: Default::default(),
+        });
+    }
+    let mut meta = open::open_meta(config, open::open_store(data, config, 0, &shared)?, &log)?;
+    let others = config.members.iter().map(|m| m.node).filter(|&n| n != config.node);
+    let directory = Arc::new(Directory {
+        node: config.node,
+        cluster: config.cluster.clone(),
+        shards: slots,
+        meta_leader: Default::default(),
+        meta_inbox: Some(Inbox::new(META_INBOX, mailboxes[0].unparker())),
+        meta: Default::default(),
+        meta_changed: Default::default(),
+        order: Default::default(),
+        usage: Default::default(),
+        hints: others.map(|node| (node, arc_swap::ArcSwap::from_pointee(NodeHints::default()))).collect(),
+        waiting: Default::default(),
+        hint_now: Default::default(),
+        counters: Counters::default(),
+    });
+    publish(meta.core(), &directory)?;
+    let _ = clock;
+    Ok(Built { mailboxes, parkers, directory, groups, meta, log, sessions: Arc::default() })
+}
+
+fn start_reactor(number: usize, reactor: Reactor, failed: watch::Sender<bool>) -> Result<JoinHandle<()>, Error> {
+    std::thread::Builder::new()
+        .name(format!("reactor-{number}"))
+        .spawn(move || {
+            if let Err(error) = reactor.run() {
+                tracing::error!(%error, "a reactor met an error: this node ends");
+                let _ = failed.send(true);
+            }
+        })
+        .map_err(threads)
+}
+
+/// Asks the reactors to hand their leaderships over, and waits until they have, or the time is up.
+async fn give_leaderships_away(directory: &Directory, mailboxes: &[Arc<Mailbox>]) {
+    if directory.hints.is_empty() {
+        return;
+    }
+    mailboxes.iter().for_each(|m| m.drain());
+    let deadline = tokio::time::Instant::now() + DRAIN;
+    while directory.led_here().next().is_some() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn serve_api(
+    listener: TcpListener,
+    router: Arc<Router>,
+    dispatcher: Arc<Dispatcher>,
+    sessions: Arc<Sessions>,
+    info: Arc<ClusterInfo>,
+    clock: Clock,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), tonic::transport::Error> {
+    let jobs = JobsServer::new(JobsApi::new(router.clone(), clock))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX * 2);
+    let workers = WorkersServer::new(WorkersApi::new(router.clone(), dispatcher, sessions))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX * 2);
+    let admin = AdminServer::new(AdminApi::new(router, info));
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(Some(STREAMS_MAX))
+        .initial_stream_window_size(Some(2 << 20))
+        .initial_connection_window_size(Some(8 << 20))
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .add_service(jobs)
+        .add_service(workers)
+        .add_service(admin)
+        .serve_with_incoming_shutdown(incoming, async move { drop(stopping.wait_for(|s| *s).await) })
+        .await
+}
+

@@ -1,0 +1,58 @@
+//! What reactors and the log writer send to other nodes and to workers.
+
+use crate::hints::{HintFrame, WorkerWord};
+use crate::peer::Peers;
+use crate::sessions::Sessions;
+use moso_proto::ShardId;
+use moso_queue::effect::Signal;
+use moso_shard::{Message, wire};
+use std::sync::Arc;
+
+/// Words to workers in one frame.
+const WORDS_MAX: usize = 4_096;
+
+/// To other nodes and to workers. Never blocks: what does not fit is dropped, and Raft or the next heartbeat repeats it.
+#[derive(Clone)]
+pub struct Outbound {
+    peers: Arc<Peers>,
+    sessions: Arc<Sessions>,
+    others: Arc<Vec<u32>>,
+}
+
+impl Outbound {
+    /// Sends through `peers`; words to workers also to all `others`, where their sessions may be.
+    pub fn new(peers: Arc<Peers>, sessions: Arc<Sessions>, others: Vec<u32>) -> Self {
+        Outbound { peers, sessions, others: Arc::new(others) }
+    }
+
+    /// Sends a shard's messages; returns the replicas that could not be reached.
+    pub fn raft(&self, shard: u16, messages: impl Iterator<Item = Message>) {
+        for message in messages {
+            let to = crate::group::node_of(message.to);
+            let mut bytes = Vec::new();
+            match wire::encode_message(&message, &mut bytes) {
+                Ok(()) => drop(self.peers.send_raft(to, shard, bytes.into())),
+                Err(error) => tracing::error!(shard, %error, "a message could not be encoded"),
+            }
+        }
+    }
+
+    /// Tells workers about their jobs.
+    pub fn words(&self, shard: u16, signals: impl Iterator<Item = Signal>) {
+        let words: Vec<WorkerWord> = signals
+            .map(|s| WorkerWord {
+                session: s.session,
+                job: ShardId(shard).id(s.seq),
+                attempt: s.attempt,
+                gone: s.gone,
+            })
+            .filter(|word| !self.sessions.tell(word))
+            .collect();
+        for words in words.chunks(WORDS_MAX) {
+            let frame = HintFrame::Words(words.to_vec()).encode();
+            for &to in self.others.iter() {
+                self.peers.send_hints(to, frame.clone());
+            }
+        }
+    }
+}

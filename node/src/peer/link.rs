@@ -1,0 +1,320 @@
+//! The connection that this node dials to another one, and what waits to be sent on it.
+
+use super::CallError;
+use super::frame::{BODY_BYTES_MAX, Frame, FrameReader, MESSAGE_HEAD_BYTES, ReadError};
+use super::shared::Shared;
+use crate::limits::*;
+use bytes::{Bytes, BytesMut};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+/// Bytes that a waiting item costs beside its body.
+const ITEM_BYTES: usize = 64;
+
+type Waiting = oneshot::Sender<(u8, Bytes)>;
+
+/// The connection to one node. It is dialled again and again until the link is dropped.
+pub(super) struct Link {
+    node: u32,
+    address: String,
+    shared: Arc<Shared>,
+    queue: Mutex<Queue>,
+    /// Something was put in an empty queue.
+    wake: Notify,
+    calls: Mutex<HashMap<u64, Waiting>>,
+    next_call: AtomicU64,
+}
+
+/// What waits to be sent.
+#[derive(Default)]
+struct Queue {
+    /// Connected: only then anything is taken in, since old messages are of no use after a reconnect.
+    open: bool,
+    items: VecDeque<Item>,
+    bytes: usize,
+}
+
+enum Item {
+    Raft(u16, Bytes),
+    Other(Frame),
+}
+
+impl Item {
+    fn bytes(&self) -> usize {
+        let body = match self {
+            Item::Raft(_, message) => message.len(),
+            Item::Other(Frame::Call { body, .. } | Frame::Hints(body)) => body.len(),
+            Item::Other(_) => 0,
+        };
+        ITEM_BYTES + body
+    }
+}
+
+impl Link {
+    pub(super) fn new(node: u32, address: String, shared: Arc<Shared>) -> Link {
+        Link {
+            node,
+            address,
+            shared,
+            queue: Mutex::default(),
+            wake: Notify::new(),
+            calls: Mutex::default(),
+            next_call: AtomicU64::new(1),
+        }
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.queue().open
+    }
+
+    pub(super) fn send_raft(&self, shard: u16, message: Bytes) -> bool {
+        message.len() <= BODY_BYTES_MAX && self.push(Item::Raft(shard, message)).is_ok()
+    }
+
+    pub(super) fn send_hints(&self, body: Bytes) {
+        if body.len() <= BODY_BYTES_MAX {
+            // Newer ones follow in a moment.
+            let _ = self.push(Item::Other(Frame::Hints(body)));
+        }
+    }
+
+    /// Status and body of the answer. Dropping the future forgets the call.
+    pub(super) async fn call(&self, shard: u16, kind: u8, body: Bytes) -> Result<(u8, Bytes), CallError> {
+        if body.len() > BODY_BYTES_MAX {
+            return Err(CallError::TooLarge);
+        }
+        let id = self.next_call.fetch_add(1, Relaxed);
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut calls = self.calls();
+            if calls.len() >= PEER_CALLS_MAX {
+                return Err(CallError::Busy);
+            }
+            calls.insert(id, sender);
+        }
+        let _forget = Forget { link: self, id };
+        self.push(Item::Other(Frame::Call { id, shard, kind, body }))?;
+        // The sender is dropped when the connection is lost.
+        answer.await.map_err(|_| CallError::Unreachable)
+    }
+
+    fn push(&self, item: Item) -> Result<(), CallError> {
+        let mut queue = self.queue();
+        if !queue.open {
+            return Err(CallError::Unreachable);
+        }
+        let bytes = queue.bytes + item.bytes();
+        if bytes > PEER_QUEUE_BYTES_MAX || queue.items.len() >= PEER_QUEUE_MESSAGES_MAX {
+            return Err(CallError::Busy);
+        }
+        queue.bytes = bytes;
+        queue.items.push_back(item);
+        drop(queue);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Dials, talks, and dials again.
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut pause = PEER_BACKOFF_MIN;
+        loop {
+            match self.connect().await {
+                Ok((reader, writer)) => {
+                    let connected = Instant::now();
+                    self.talk(reader, writer).await;
+                    // One that is lost at once is no success.
+                    if connected.elapsed() > PEER_BACKOFF_MAX {
+                        pause = PEER_BACKOFF_MIN;
+                    }
+                }
+                Err(Some(reason)) => self.shared.refused(reason),
+                Err(None) => {}
+            }
+            // Many nodes that lost the same one must not come back in step.
+            sleep(rand::random_range(pause / 2..=pause).max(PEER_BACKOFF_MIN)).await;
+            pause = (pause * 2).min(PEER_BACKOFF_MAX);
+        }
+    }
+
+    /// `Err` with a reason if somebody is there, but not the right one.
+    async fn connect(&self) -> Result<(FrameReader<OwnedReadHalf>, OwnedWriteHalf), Option<String>> {
+        let stream = in_time(PEER_CONNECT_TIMEOUT, TcpStream::connect(&self.address)).await.ok_or(None)?;
+        let stream = stream.map_err(|_| None)?;
+        stream.set_nodelay(true).map_err(|_| None)?;
+        let (reader, mut writer) = stream.into_split();
+        let mut reader = FrameReader::new(reader);
+        let mut hello = BytesMut::new();
+        Frame::Hello(self.shared.greeting(self.node)).encode(&mut hello);
+        let exchange = async {
+            writer.write_all(&hello).await?;
+            reader.next().await
+        };
+        let at = &self.address;
+        let silent = || Some(format!("{at} does not say who it is"));
+        match in_time(PEER_GREETING_TIMEOUT, exchange).await.ok_or_else(silent)? {
+            Ok(Frame::Ack(greeting)) if greeting.node == self.node => {
+                self.shared.check(&greeting).await.map_err(Some)?;
+                reader.trust();
+                Ok((reader, writer))
+            }
+            Ok(Frame::Ack(greeting)) => Err(Some(format!("{at} is node {}, not {}", greeting.node, self.node))),
+            Ok(Frame::Refused(text)) => Err(Some(format!("{at} refuses this node: {text:?}"))),
+            Ok(_) => Err(Some(format!("{at} does not answer as a node"))),
+            Err(ReadError::Malformed(reason)) => {
+                self.shared.counts.malformed();
+                Err(Some(format!("{at} sent {reason}")))
+            }
+            Err(ReadError::Closed) => Err(None),
+        }
+    }
+
+    async fn talk(&self, reader: FrameReader<OwnedReadHalf>, writer: OwnedWriteHalf) {
+        self.queue().open = true;
+        self.shared.hear(self.node);
+        self.shared.counts.connected();
+        let open = Open { link: self };
+        tracing::info!(node = self.node, address = %self.address, "peer connected");
+        tokio::select! {
+            () = self.receive(reader) => {}
+            () = self.send(writer) => {}
+        }
+        tracing::info!(node = self.node, address = %self.address, "peer lost");
+        drop(open);
+        self.shared.handler.connection_lost(self.node);
+    }
+
+    async fn receive(&self, mut reader: FrameReader<OwnedReadHalf>) {
+        loop {
+            match in_time(PEER_SILENCE_MAX, reader.next()).await {
+                Some(Ok(Frame::Answer { id, status, body })) => {
+                    if let Some(waiting) = self.calls().remove(&id) {
+                        // The caller may have gone in this moment.
+                        let _ = waiting.send((status, body));
+                    }
+                }
+                Some(Ok(Frame::Pong)) => {}
+                Some(Ok(_) | Err(ReadError::Malformed(_))) => return self.shared.counts.malformed(),
+                Some(Err(ReadError::Closed)) | None => return,
+            }
+            self.shared.hear(self.node);
+        }
+    }
+
+    async fn send(&self, mut writer: OwnedWriteHalf) {
+        let mut out = BytesMut::new();
+        let mut ping_at = Instant::now() + PEER_PING_INTERVAL;
+        loop {
+            if Instant::now() >= ping_at {
+                Frame::Ping.encode(&mut out);
+                ping_at = Instant::now() + PEER_PING_INTERVAL;
+            }
+            self.take(&mut out);
+            if out.is_empty() {
+                tokio::select! {
+                    () = self.wake.notified() => {}
+                    () = sleep_until(ping_at) => {}
+                }
+            } else {
+                if writer.write_all(&out).await.is_err() {
+                    return;
+                }
+                empty(&mut out);
+            }
+        }
+    }
+
+    /// Moves about as much from the queue to `out` as one write should have. Messages in a row become one frame.
+    fn take(&self, out: &mut BytesMut) {
+        let mut taken = Vec::new();
+        {
+            let mut queue = self.queue();
+            let mut bytes = 0;
+            while bytes < PEER_WRITE_BYTES_TARGET {
+                let Some(item) = queue.items.pop_front() else { break };
+                queue.bytes -= item.bytes();
+                bytes += item.bytes();
+                taken.push(item);
+            }
+        }
+        let mut messages = Vec::new();
+        let mut bytes = 0;
+        for item in taken {
+            match item {
+                Item::Raft(shard, message) => {
+                    let more = MESSAGE_HEAD_BYTES + message.len();
+                    if bytes + more > BODY_BYTES_MAX || messages.len() == PEER_BATCH_MESSAGES_MAX {
+                        bytes = 0;
+                        flush(&mut messages, out);
+                    }
+                    bytes += more;
+                    messages.push((shard, message));
+                }
+                Item::Other(frame) => {
+                    bytes = 0;
+                    flush(&mut messages, out);
+                    frame.encode(out);
+                }
+            }
+        }
+        flush(&mut messages, out);
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("no thread panics while it holds this lock")
+    }
+
+    fn calls(&self) -> MutexGuard<'_, HashMap<u64, Waiting>> {
+        self.calls.lock().expect("no thread panics while it holds this lock")
+    }
+}
+
+/// Closes the queue when the connection ends, also when its task is ended.
+struct Open<'a> {
+    link: &'a Link,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        *self.link.queue() = Queue::default();
+        self.link.calls().clear();
+    }
+}
+
+/// Forgets a call that got its answer or is waited for no longer.
+struct Forget<'a> {
+    link: &'a Link,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.link.calls().remove(&self.id);
+    }
+}
+
+fn flush(messages: &mut Vec<(u16, Bytes)>, out: &mut BytesMut) {
+    if !messages.is_empty() {
+        Frame::Raft(std::mem::take(messages)).encode(out);
+    }
+}
+
+/// Empties a buffer that was written; one that a large frame made large is let go.
+pub(super) fn empty(out: &mut BytesMut) {
+    if out.capacity() > 2 * PEER_WRITE_BYTES_TARGET {
+        *out = BytesMut::new();
+    } else {
+        out.clear();
+    }
+}
+
+/// `None` if it takes longer than `limit`.
+pub(super) async fn in_time<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    timeout(limit, future).await.ok()
+}

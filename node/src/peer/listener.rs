@@ -1,0 +1,174 @@
+//! The connections that other nodes dial to this one.
+
+use super::frame::{BODY_BYTES_MAX, Frame, FrameReader, Greeting, ReadError};
+use super::link::{empty, in_time};
+use super::shared::Shared;
+use super::{ANSWER_BUSY, ANSWER_TOO_LARGE};
+use crate::limits::*;
+use bytes::{Bytes, BytesMut};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// Answers on their way to the writer. A call holds its place until its answer is in here; the rest is for pongs and
+/// refusals.
+const ANSWERS_MAX: usize = 2 * PEER_CALLS_MAX;
+/// Pause after the system refused a connection, for want of descriptors most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The connection of each node, by the end of the thread that ends it: a node that dials again has given up its last one.
+type Current = BTreeMap<u32, Mutex<Option<oneshot::Sender<()>>>>;
+
+/// Lets other nodes in.
+pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
+    let current: Arc<Current> = Arc::new(shared.peers().map(|node| (node, Mutex::default())).collect());
+    let strangers = Arc::new(Semaphore::new(PEER_STRANGERS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let Ok(place) = strangers.clone().try_acquire_owned() else {
+            shared.counts.turned_away();
+            continue;
+        };
+        let (shared, current) = (shared.clone(), current.clone());
+        connections.spawn(async move {
+            let greeted = greet(&shared, stream).await;
+            drop(place);
+            if let Some((from, reader, writer)) = greeted {
+                serve(&shared, &current, from, reader, writer).await;
+            }
+        });
+    }
+}
+
+type Greeted = (u32, FrameReader<OwnedReadHalf>, OwnedWriteHalf);
+
+/// Finds out who dials. `None` if it is nobody who should.
+async fn greet(shared: &Shared, stream: TcpStream) -> Option<Greeted> {
+    stream.set_nodelay(true).ok()?;
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = FrameReader::new(reader);
+    let greeting = match in_time(PEER_GREETING_TIMEOUT, reader.next()).await {
+        Some(Ok(Frame::Hello(greeting))) => greeting,
+        Some(Ok(_) | Err(ReadError::Malformed(_))) => {
+            shared.counts.malformed();
+            return None;
+        }
+        Some(Err(ReadError::Closed)) => return None,
+        None => {
+            shared.refused("a connection that does not say who it is".to_owned());
+            return None;
+        }
+    };
+    let Greeting { node, .. } = greeting;
+    let checked = shared.check(&greeting).await;
+    let mut out = BytesMut::new();
+    match &checked {
+        Ok(()) => Frame::Ack(shared.greeting(node)).encode(&mut out),
+        Err(reason) => Frame::Refused(reason.clone()).encode(&mut out),
+    }
+    let written = in_time(PEER_GREETING_TIMEOUT, writer.write_all(&out)).await;
+    match checked {
+        Ok(()) => {
+            written?.ok()?;
+            reader.trust();
+            Some((node, reader, writer))
+        }
+        Err(reason) => {
+            shared.refused(reason);
+            None
+        }
+    }
+}
+
+async fn serve(
+    shared: &Arc<Shared>,
+    current: &Current,
+    from: u32,
+    reader: FrameReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+) {
+    let slot = current.get(&from).expect("the greeting was checked against the same nodes");
+    let (own, replaced) = oneshot::channel();
+    *slot.lock().expect("no thread panics while it holds this lock") = Some(own);
+    shared.counts.accepted();
+    shared.hear(from);
+    let (answers, outgoing) = mpsc::channel(ANSWERS_MAX);
+    tokio::select! {
+        () = receive(shared, from, reader, answers) => {}
+        () = send(writer, outgoing) => {}
+        // The sender is dropped by the next connection's.
+        _ = replaced => {}
+    }
+}
+
+async fn receive(
+    shared: &Arc<Shared>,
+    from: u32,
+    mut reader: FrameReader<OwnedReadHalf>,
+    answers: mpsc::Sender<Frame>,
+) {
+    let mut calls = JoinSet::new();
+    loop {
+        while calls.try_join_next().is_some() {}
+        let frame = match in_time(PEER_SILENCE_MAX, reader.next()).await {
+            Some(Ok(frame)) => frame,
+            Some(Err(ReadError::Malformed(_))) => return shared.counts.malformed(),
+            Some(Err(ReadError::Closed)) | None => return,
+        };
+        shared.hear(from);
+        match frame {
+            Frame::Raft(messages) => shared.handler.raft(from, messages),
+            Frame::Hints(body) => shared.handler.hints(from, body),
+            // One that does not fit is missed by nobody: the connection is anything but silent.
+            Frame::Ping => drop(answers.try_send(Frame::Pong)),
+            Frame::Call { id, .. } if calls.len() >= PEER_CALLS_MAX => {
+                shared.counts.calls_refused();
+                // If even this does not fit, the caller's time-out tells.
+                drop(answers.try_send(Frame::Answer { id, status: ANSWER_BUSY, body: Bytes::new() }));
+            }
+            Frame::Call { id, shard, kind, body } => {
+                let (answer, answers) = (shared.handler.call(from, shard, kind, body), answers.clone());
+                calls.spawn(async move {
+                    let frame = match answer.await {
+                        (_, body) if body.len() > BODY_BYTES_MAX => {
+                            Frame::Answer { id, status: ANSWER_TOO_LARGE, body: Bytes::new() }
+                        }
+                        (status, body) => Frame::Answer { id, status, body },
+                    };
+                    // Fails only when the connection is gone.
+                    let _ = answers.send(frame).await;
+                });
+            }
+            Frame::Hello(_) | Frame::Ack(_) | Frame::Refused(_) | Frame::Answer { .. } | Frame::Pong => {
+                return shared.counts.malformed();
+            }
+        }
+    }
+}
+
+async fn send(mut writer: OwnedWriteHalf, mut outgoing: mpsc::Receiver<Frame>) {
+    let mut out = BytesMut::new();
+    while let Some(frame) = outgoing.recv().await {
+        frame.encode(&mut out);
+        while out.len() < PEER_WRITE_BYTES_TARGET
+            && let Ok(frame) = outgoing.try_recv()
+        {
+            frame.encode(&mut out);
+        }
+        if writer.write_all(&out).await.is_err() {
+            return;
+        }
+        empty(&mut out);
+    }
+}

@@ -1,0 +1,539 @@
+//! Questions to a shard: answered by its leader, confirmed by a quorum, with the archive behind the live tables.
+
+use crate::error;
+use crate::request::{Fault, MetaRequest, Request, Snapshot};
+use crate::router::Router;
+use crate::store::state::{EndedJob as EndedRow, EndedTask as EndedTaskRow, StateStore};
+use crate::views;
+use bytes::Bytes;
+use moso_proto::{Code, JobState, ShardId, v1};
+use moso_queue::Machine;
+use moso_queue::command::Target;
+use moso_queue::job::{EndedJob, Job};
+use moso_queue::meta::{MetaView, Object};
+use moso_queue::task::{EndedTask, Task};
+use prost::Message as _;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Live jobs looked at in one step on the reactor: about a millisecond.
+const STEP_JOBS: usize = 20_000;
+/// Status-log rows shown of one job.
+const LOG_ROWS_MAX: usize = 1_000;
+/// Archive records looked at for one page.
+const ARCHIVE_STEP: usize = 20_000;
+
+/// Which jobs or tasks are meant; empty fields are not tested.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Filter {
+    /// Jobs, by number within the shard.
+    pub jobs: Vec<u64>,
+    /// Tasks.
+    pub tasks: Vec<u64>,
+    /// Whether `jobs` or `tasks` was given at all: then nothing else is looked at.
+    pub by_id: bool,
+    /// Queue.
+    pub queue: Option<u32>,
+    /// States.
+    pub states: Vec<JobState>,
+    /// Names of task states, for tasks.
+    pub task_states: Vec<String>,
+    /// User.
+    pub owner: String,
+    /// Group.
+    pub group: String,
+    /// Share.
+    pub share: Option<u32>,
+    /// Label.
+    pub label: String,
+}
+
+impl Filter {
+    fn class(&self, class: &moso_queue::ClassKey) -> bool {
+        self.queue.is_none_or(|q| q == class.queue)
+            && self.share.is_none_or(|s| s == class.share)
+            && (self.owner.is_empty() || *self.owner == *class.owner)
+            && (self.group.is_empty() || *self.group == *class.group)
+            && (self.label.is_empty() || *self.label == *class.label)
+    }
+
+    fn state(&self, state: JobState) -> bool {
+        self.states.is_empty() || self.states.contains(&state)
+    }
+
+    fn job(&self, machine: &Machine, job: &Job) -> bool {
+        self.state(job.state) && self.class(&machine.classes().get(job.class).key)
+    }
+
+    fn task(&self, task: &Task, class: &moso_queue::ClassKey) -> bool {
+        self.class(class) && (self.task_states.is_empty() || self.task_states.iter().any(|s| s == task.state().name()))
+    }
+
+    fn wants_ended(&self) -> bool {
+        self.states.is_empty() || self.states.iter().any(|s| s.is_final())
+    }
+}
+
+/// Where a listing goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum From {
+    /// Live ones from this number up.
+    Live(u64),
+    /// Ended ones after this day and number, or from the first.
+    Ended(Option<(u16, u64)>),
+    /// At the start.
+    #[default]
+    Start,
+}
+
+/// A question to a shard.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum QueryCall {
+    /// One job, encoded `v1::JobView`.
+    Job {
+        /// Number.
+        seq: u64,
+        /// With its body.
+        body: bool,
+    },
+    /// One task, encoded `v1::TaskView`.
+    Task {
+        /// Number.
+        seq: u64,
+    },
+    /// Jobs: [`Page`] of encoded `v1::JobView`.
+    Jobs {
+        /// Which.
+        filter: Filter,
+        /// Where to go on.
+        from: From,
+        /// Most.
+        limit: usize,
+    },
+    /// Tasks: [`Page`] of encoded `v1::TaskView`.
+    Tasks {
+        /// Which.
+        filter: Filter,
+        /// Where to go on.
+        from: From,
+        /// Most.
+        limit: usize,
+    },
+    /// Targets of an action among live jobs: [`Targets`].
+    Targets {
+        /// Which.
+        filter: Filter,
+        /// Live ones from this number up.
+        from: u64,
+        /// Most.
+        limit: usize,
+    },
+}
+
+/// A page of a listing.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Page {
+    /// Encoded views.
+    pub items: Vec<Vec<u8>>,
+    /// Where to go on; absent: this was all.
+    pub next: Option<From>,
+}
+
+/// What an action is for.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Targets {
+    /// Jobs.
+    pub jobs: Vec<u64>,
+    /// Array tasks whose jobs not yet made are meant, and how many these are.
+    pub rests: Vec<(u64, u32)>,
+    /// Ids that were given and are not live.
+    pub missing: Vec<u64>,
+    /// Where to go on; absent: this was all.
+    pub next: Option<u64>,
+}
+
+impl Targets {
+    /// As the command names them.
+    pub fn targets(&self) -> Vec<Target> {
+        let jobs = self.jobs.iter().map(|&seq| Target::Job(seq));
+        jobs.chain(self.rests.iter().map(|&(seq, _)| Target::Rest(seq))).collect()
+    }
+}
+
+/// A question to the meta group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum MetaQueryCall {
+    /// One object.
+    Get {
+        /// Kind.
+        kind: String,
+        /// Name.
+        name: String,
+    },
+    /// All of a kind.
+    List {
+        /// Kind.
+        kind: String,
+    },
+    /// Changes of an object, newest first.
+    History {
+        /// Kind.
+        kind: String,
+        /// Name.
+        name: String,
+    },
+}
+
+/// Runs a closure on the shard's reactor.
+async fn on_reactor<T: Send + 'static>(
+    router: &Router,
+    shard: u16,
+    f: impl FnOnce(Snapshot<'_>) -> T + Send + 'static,
+) -> Result<T, Fault> {
+    let (send, answer) = oneshot::channel();
+    let query = Box::new(move |snapshot: Option<Snapshot<'_>>| {
+        let _ = send.send(snapshot.map(f));
+    });
+    router.request(shard, Request::Query(query))?;
+    answer.await.ok().flatten().ok_or_else(|| Fault::not_leader(shard))
+}
+
+/// Runs a blocking read of the archive.
+async fn on_disk<T: Send + 'static>(f: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
+    tokio::task::spawn_blocking(f)
+        .await
+        .unwrap_or_else(|_| Err(Fault::new(Code::Internal, "the archive could not be read: see the node's log")))
+}
+
+fn store_of(router: &Router, shard: u16) -> Result<Arc<StateStore>, Fault> {
+    router.directory.shard(shard).and_then(|s| s.store.clone()).ok_or_else(|| Fault::not_leader(shard))
+}
+
+/// Runs a query at this node.
+pub async fn run(router: &Router, shard: u16, query: QueryCall) -> Result<Bytes, Fault> {
+    let meta = router.directory.meta.load_full();
+    match query {
+        QueryCall::Job { seq, body } => Ok(job(router, shard, seq, body, meta).await?.encode_to_vec().into()),
+        QueryCall::Task { seq } => Ok(task(router, shard, seq, meta).await?.encode_to_vec().into()),
+        QueryCall::Jobs { filter, from, limit } => {
+            Ok(crate::router::pack(&jobs(router, shard, filter, from, limit, meta).await?))
+        }
+        QueryCall::Tasks { filter, from, limit } => {
+            Ok(crate::router::pack(&tasks(router, shard, filter, from, limit, meta).await?))
+        }
+        QueryCall::Targets { filter, from, limit } => {
+            let targets = on_reactor(router, shard, move |s| targets(s.machine, &filter, from, limit)).await?;
+            Ok(crate::router::pack(&targets))
+        }
+    }
+}
+
+async fn job(router: &Router, shard: u16, seq: u64, body: bool, meta: Arc<MetaView>) -> Result<v1::JobView, Fault> {
+    let id = ShardId(shard).id(seq);
+    let (view_meta, store) = (meta.clone(), store_of(router, shard)?);
+    let found = on_reactor(router, shard, move |s| {
+        let live = s.machine.job(seq).map(|job| (views::live_job(s.machine, job, &view_meta), body_of(s.machine, seq)));
+        let unmade = || {
+            let task = s.machine.task_of(seq).filter(|t| t.array)?;
+            let class = &s.machine.classes().get(task.class).key;
+            let position = task.position(seq)?;
+            // Made before and not live: it has ended, the archive has it.
+            let never = task.is_unmade(position) || task.rest_end.is_some();
+            never.then(|| (views::unmade_job(ShardId(shard), task, class, seq, &view_meta), task.seq))
+        };
+        (live.or_else(unmade), s.machine.now_ms())
+    })
+    .await?;
+    on_disk(move || {
+        let (live, now_ms) = found;
+        let today = (now_ms / 86_400_000) as u16;
+        let archived = || ended_job(&store, seq, today, &meta, shard);
+        let (mut view, body_at) = match live {
+            // An array's job that was ended while others were never made is in the archive.
+            Some((view, at)) if view.ended_ms == 0 => (view, Some(at)),
+            Some((view, at)) => (archived()?.unwrap_or(view), Some(at)),
+            None => match archived()? {
+                Some(view) => (view, None),
+                None => (never_made(&store, seq, today, &meta, shard)?.ok_or_else(|| not_found("job", id))?, None),
+            },
+        };
+        if let (true, Some(at)) = (body, body_at) {
+            view.body = store.body(at).map_err(error::Error::into_fault)?.unwrap_or_default();
+        }
+        let first_day = (view.created_ms / 86_400_000) as u16;
+        let rows = store.history(seq, first_day..=today, LOG_ROWS_MAX).map_err(error::Error::into_fault)?;
+        let rows: Vec<_> =
+            rows.into_iter().map(|row| views::decode_change(seq, row.bytes)).collect::<Result<_, _>>().map_err(damaged)?;
+        view.log = views::status_log(&view, &rows);
+        Ok(view)
+    })
+    .await
+}
+
+fn body_of(machine: &Machine, seq: u64) -> u64 {
+    machine.task_of(seq).filter(|t| t.array).map_or(seq, |t| t.seq)
+}
+
+fn not_found(what: &str, id: u64) -> Fault {
+    Fault::new(Code::NotFound, format!("there is no {what} {id}, or it ended longer ago than the archive reaches"))
+}
+
+fn damaged(error: moso_queue::Error) -> Fault {
+    Fault::new(Code::Internal, error.to_string())
+}
+
+fn ended_job(store: &StateStore, seq: u64, today: u16, meta: &MetaView, shard: u16) -> Result<Option<v1::JobView>, Fault> {
+    let found = store.ended_job(seq, 0..=today).map_err(error::Error::into_fault)?;
+    let Some((_, bytes)) = found else { return Ok(None) };
+    let ended = EndedJob::decode(seq, bytes).map_err(damaged)?;
+    Ok(Some(views::ended_job(ShardId(shard), &ended, meta)))
+}
+
+/// A job of an ended array that never got a record: its task says how it ended.
+fn never_made(store: &StateStore, seq: u64, today: u16, meta: &MetaView, shard: u16) -> Result<Option<v1::JobView>, Fault> {
+    let Some((task_seq, bytes)) = store.ended_task_before(seq, 0..=today).map_err(error::Error::into_fault)? else {
+        return Ok(None);
+    };
+    let ended = EndedTask::decode(task_seq, bytes).map_err(damaged)?;
+    let inside = ended.task.array && ended.task.position(seq).is_some() && ended.task.rest_end.is_some();
+    Ok(inside.then(|| views::unmade_job(ShardId(shard), &ended.task, &ended.key, seq, meta)))
+}
+
+async fn task(router: &Router, shard: u16, seq: u64, meta: Arc<MetaView>) -> Result<v1::TaskView, Fault> {
+    let (view_meta, store) = (meta.clone(), store_of(router, shard)?);
+    let (live, now_ms) = on_reactor(router, shard, move |s| {
+        (s.machine.task(seq).map(|t| views::live_task(s.machine, t, &view_meta)), s.machine.now_ms())
+    })
+    .await?;
+    if let Some(view) = live {
+        return Ok(view);
+    }
+    on_disk(move || {
+        let found = store.ended_task(seq, 0..=(now_ms / 86_400_000) as u16).map_err(error::Error::into_fault)?;
+        let (_, bytes) = found.ok_or_else(|| not_found("task", ShardId(shard).id(seq)))?;
+        let ended = EndedTask::decode(seq, bytes).map_err(damaged)?;
+        Ok(views::ended_task(ShardId(shard), &ended, &meta))
+    })
+    .await
+}
+
+async fn jobs(
+    router: &Router,
+    shard: u16,
+    filter: Filter,
+    from: From,
+    limit: usize,
+    meta: Arc<MetaView>,
+) -> Result<Page, Fault> {
+    let store = store_of(router, shard)?;
+    if filter.by_id && !filter.jobs.is_empty() {
+        let mut page = Page::default();
+        for &seq in filter.jobs.iter().take(limit) {
+            match job(router, shard, seq, false, meta.clone()).await {
+                Ok(view) => page.items.push(view.encode_to_vec()),
+                Err(fault) if fault.code == Code::NotFound => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        return Ok(page);
+    }
+    let after = match from {
+        From::Ended(after) => after,
+        From::Live(_) | From::Start => {
+            let start = if let From::Live(seq) = from { seq } else { 0 };
+            let (view_filter, view_meta) = (filter.clone(), meta.clone());
+            let page =
+                on_reactor(router, shard, move |s| live_page(s.machine, &view_filter, start, limit, &view_meta)).await?;
+            if !page.items.is_empty() || page.next.is_some() || !filter.wants_ended() {
+                let next = page.next.or(filter.wants_ended().then_some(From::Ended(None)));
+                return Ok(Page { next, ..page });
+            }
+            None
+        }
+    };
+    on_disk(move || ended_page(&store, &filter, after, limit, &meta, shard)).await
+}
+
+fn live_page(machine: &Machine, filter: &Filter, start: u64, limit: usize, meta: &MetaView) -> Page {
+    let mut page = Page::default();
+    let mut visit = |job: &Job| {
+        if filter.job(machine, job) {
+            page.items.push(views::live_job(machine, job, meta).encode_to_vec());
+        }
+    };
+    if filter.by_id {
+        for task in filter.tasks.iter().filter_map(|&seq| machine.task(seq)) {
+            let end = task.first() + u64::from(task.jobs);
+            machine.jobs().from(task.first()).take_while(|j| j.seq < end).take(limit).for_each(&mut visit);
+        }
+        page.items.truncate(limit);
+        return page;
+    }
+    let mut next = None;
+    let mut seen = 0;
+    let mut matched = 0;
+    for job in machine.jobs().from(start) {
+        if seen == STEP_JOBS || matched == limit {
+            next = Some(From::Live(job.seq));
+            break;
+        }
+        seen += 1;
+        matched += usize::from(filter.job(machine, job));
+        visit(job);
+    }
+    Page { next, ..page }
+}
+
+fn ended_page(
+    store: &StateStore,
+    filter: &Filter,
+    after: Option<(u16, u64)>,
+    limit: usize,
+    meta: &MetaView,
+    shard: u16,
+) -> Result<Page, Fault> {
+    let mut page = Page::default();
+    let rows = store.scan_ended_jobs(after, ARCHIVE_STEP).map_err(error::Error::into_fault)?;
+    let full = rows.len() == ARCHIVE_STEP;
+    let mut last = after;
+    for EndedRow { day, seq, bytes } in rows {
+        last = Some((day, seq));
+        let ended = EndedJob::decode(seq, bytes).map_err(damaged)?;
+        let of_task = !filter.by_id || filter.tasks.contains(&ended.job.task);
+        if of_task && filter.state(ended.job.state) && filter.class(&ended.key) {
+            page.items.push(views::ended_job(ShardId(shard), &ended, meta).encode_to_vec());
+            if page.items.len() == limit {
+                page.next = Some(From::Ended(last));
+                return Ok(page);
+            }
+        }
+    }
+    page.next = full.then_some(From::Ended(last));
+    Ok(page)
+}
+
+async fn tasks(
+    router: &Router,
+    shard: u16,
+    filter: Filter,
+    from: From,
+    limit: usize,
+    meta: Arc<MetaView>,
+) -> Result<Page, Fault> {
+    let store = store_of(router, shard)?;
+    let after = match from {
+        From::Ended(after) => after,
+        From::Live(_) | From::Start => {
+            let start = if let From::Live(seq) = from { seq } else { 0 };
+            let (view_filter, view_meta) = (filter.clone(), meta.clone());
+            let page = on_reactor(router, shard, move |s| {
+                let mut page = Page::default();
+                for (seen, task) in s.machine.tasks_from(start).enumerate() {
+                    if seen == STEP_JOBS || page.items.len() == limit {
+                        page.next = Some(From::Live(task.seq));
+                        break;
+                    }
+                    if view_filter.task(task, &s.machine.classes().get(task.class).key) {
+                        page.items.push(views::live_task(s.machine, task, &view_meta).encode_to_vec());
+                    }
+                }
+                page
+            })
+            .await?;
+            if !page.items.is_empty() || page.next.is_some() {
+                let next = page.next.or(Some(From::Ended(None)));
+                return Ok(Page { next, ..page });
+            }
+            None
+        }
+    };
+    on_disk(move || {
+        let mut page = Page::default();
+        let rows = store.scan_ended_tasks(after, ARCHIVE_STEP).map_err(error::Error::into_fault)?;
+        let full = rows.len() == ARCHIVE_STEP;
+        let mut last = after;
+        for EndedTaskRow { day, seq, bytes } in rows {
+            last = Some((day, seq));
+            let ended = EndedTask::decode(seq, bytes).map_err(damaged)?;
+            if filter.task(&ended.task, &ended.key) {
+                page.items.push(views::ended_task(ShardId(shard), &ended, &meta).encode_to_vec());
+                if page.items.len() == limit {
+                    page.next = Some(From::Ended(last));
+                    return Ok(page);
+                }
+            }
+        }
+        page.next = full.then_some(From::Ended(last));
+        Ok(page)
+    })
+    .await
+}
+
+fn targets(machine: &Machine, filter: &Filter, from: u64, limit: usize) -> Targets {
+    let mut found = Targets::default();
+    if filter.by_id {
+        for &seq in filter.jobs.iter().filter(|&&seq| seq >= from) {
+            match machine.job(seq) {
+                Some(job) if filter.job(machine, job) => found.jobs.push(seq),
+                Some(_) => {}
+                // An array's job not yet made is made by the action.
+                None if machine.task_of(seq).is_some_and(|t| t.position(seq).is_some_and(|p| t.is_unmade(p))) => {
+                    found.jobs.push(seq);
+                }
+                None => found.missing.push(seq),
+            }
+        }
+    }
+    let whole = |task: &Task, found: &mut Targets| {
+        let class = &machine.classes().get(task.class).key;
+        if task.rest_len() > 0 && filter.state(task.rest_state) && filter.class(class) {
+            found.rests.push((task.seq, task.rest_len()));
+        }
+    };
+    if filter.by_id {
+        for &seq in &filter.tasks {
+            let Some(task) = machine.task(seq) else {
+                found.missing.push(seq);
+                continue;
+            };
+            whole(task, &mut found);
+            let (start, end) = (task.first().max(from), task.first() + u64::from(task.jobs));
+            for job in machine.jobs().from(start).take_while(|j| j.seq < end).filter(|j| filter.job(machine, j)) {
+                if found.jobs.len() >= limit {
+                    found.next = Some(job.seq);
+                    return found;
+                }
+                found.jobs.push(job.seq);
+            }
+        }
+        return found;
+    }
+    if from == 0 {
+        machine.tasks_from(0).filter(|t| t.array).for_each(|task| whole(task, &mut found));
+    }
+    for (seen, job) in machine.jobs().from(from).enumerate() {
+        if seen == STEP_JOBS || found.jobs.len() >= limit {
+            found.next = Some(job.seq);
+            break;
+        }
+        if filter.job(machine, job) {
+            found.jobs.push(job.seq);
+        }
+    }
+    found
+}
+
+/// Runs a question to the meta group at this node.
+pub async fn run_meta(router: &Router, query: MetaQueryCall) -> Result<Vec<Object>, Fault> {
+    let (send, answer) = oneshot::channel();
+    let run = Box::new(move |machine: Option<&moso_queue::meta::MetaMachine>| {
+        let _ = send.send(machine.map(|machine| match &query {
+            MetaQueryCall::Get { kind, name } => machine.get(kind, name).cloned().into_iter().collect(),
+            MetaQueryCall::List { kind } => machine.list(kind).cloned().collect::<Vec<_>>(),
+            MetaQueryCall::History { kind, name } => machine.history(kind, name).into_iter().cloned().collect(),
+        }));
+    });
+    router.meta_request(MetaRequest::Query(run))?;
+    answer.await.ok().flatten().ok_or_else(|| Fault::not_leader(0))
+}

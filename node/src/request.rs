@@ -1,0 +1,160 @@
+//! Requests to a shard's reactor. Each carries the handle of whoever waits; a dropped handle means that the node stops.
+
+use crate::store::state::StateStore;
+use bytes::Bytes;
+use moso_proto::Code;
+use moso_queue::command::Reply;
+use moso_queue::filter::WorkerOffer;
+use moso_queue::ready::Popped;
+use moso_queue::{Machine, Refusal};
+use moso_shard::core::Beaten;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Why a shard did not answer, or what it refused.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Fault {
+    /// Code of the API.
+    pub code: Code,
+    /// For people.
+    pub message: String,
+    /// When a retry may succeed, ms; 0: not said.
+    pub retry_after_ms: u32,
+    /// Node that may know better; 0: none.
+    pub leader: u32,
+}
+
+impl Fault {
+    /// A fault with this text.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Fault { code, message: message.into(), retry_after_ms: 0, leader: 0 }
+    }
+
+    /// The shard has no leader that answers, or it changed meanwhile.
+    pub fn not_leader(shard: u16) -> Self {
+        Fault {
+            retry_after_ms: 100,
+            ..Fault::new(Code::NotLeader, format!("shard {shard} has no leader that answers; repeating is safe"))
+        }
+    }
+
+    /// Too much is waiting.
+    pub fn busy(shard: u16) -> Self {
+        Fault { retry_after_ms: 50, ..Fault::new(Code::Busy, format!("shard {shard} is full; come back later")) }
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        let retry_after_ms = if refusal.code.is_retryable() { 100 } else { 0 };
+        Fault { retry_after_ms, ..Fault::new(refusal.code, refusal.message) }
+    }
+}
+
+/// A job as it is handed to a worker, its body aside.
+#[derive(Clone, Debug)]
+pub struct LeasedJob {
+    /// Job.
+    pub seq: u64,
+    /// Where its body lies: its own number, or the array task's.
+    pub body: u64,
+    /// Task.
+    pub task: u64,
+    /// Position in its task.
+    pub index: u32,
+    /// Attempt.
+    pub attempt: u32,
+    /// How to read the body.
+    pub body_type: Arc<str>,
+    /// Longest run time in s; 0: no limit.
+    pub wall_time_s: u32,
+    /// Queue.
+    pub queue: u32,
+}
+
+/// Answer to a command.
+pub type CommandReply = oneshot::Sender<Result<Reply, Fault>>;
+/// Answer to a lease request.
+pub type LeaseReply = oneshot::Sender<Result<Vec<LeasedJob>, Fault>>;
+
+/// What a query sees: the shard's state as of now, confirmed by a quorum.
+pub struct Snapshot<'a> {
+    /// Live jobs and tasks.
+    pub machine: &'a Machine,
+    /// Bodies, status log, ended jobs.
+    pub store: &'a Arc<StateStore>,
+}
+
+/// Runs on the reactor; `None`: this replica does not lead.
+pub type Query = Box<dyn FnOnce(Option<Snapshot<'_>>) + Send>;
+
+/// To whom a lease goes.
+#[derive(Clone, Debug)]
+pub struct LeaseFor {
+    /// Session.
+    pub session: u64,
+    /// Worker's name.
+    pub worker: Arc<str>,
+    /// Lease time.
+    pub ttl_ms: u32,
+}
+
+/// A request to a shard.
+pub enum Request {
+    /// Proposes an encoded command.
+    Command {
+        /// Encoded [`moso_queue::Command`].
+        bytes: Bytes,
+        /// Answer.
+        reply: CommandReply,
+    },
+    /// Leases jobs that were taken from the ready index.
+    Lease {
+        /// Jobs.
+        popped: Vec<Popped>,
+        /// To whom.
+        to: LeaseFor,
+        /// Answer.
+        reply: LeaseReply,
+    },
+    /// Leases jobs of one task, whatever their place in the order.
+    LeaseTask {
+        /// Task.
+        task: u64,
+        /// What the worker has.
+        offer: Box<WorkerOffer>,
+        /// Most jobs.
+        max: usize,
+        /// To whom.
+        to: LeaseFor,
+        /// Answer.
+        reply: LeaseReply,
+    },
+    /// A worker's heartbeat: job, attempt, phase.
+    Heartbeat {
+        /// Session.
+        session: u64,
+        /// Leases held.
+        beats: Vec<(u64, u32, u8)>,
+        /// Answer; `None`: ask another node.
+        reply: oneshot::Sender<Option<Beaten>>,
+    },
+    /// Reads the state.
+    Query(Query),
+}
+
+/// A request to the meta group.
+pub enum MetaRequest {
+    /// Proposes an encoded command.
+    Command {
+        /// Encoded [`moso_queue::meta::MetaCommand`].
+        bytes: Bytes,
+        /// Answer.
+        reply: oneshot::Sender<Result<moso_queue::meta::Object, Fault>>,
+    },
+    /// Reads the objects, confirmed by a quorum; `None`: not the leader.
+    Query(MetaQuery),
+}
+
+/// Runs on the reactor.
+pub type MetaQuery = Box<dyn FnOnce(Option<&moso_queue::meta::MetaMachine>) + Send>;

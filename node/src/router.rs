@@ -1,0 +1,273 @@
+//! From a request to the leader of its shard: here through the shard's inbox, elsewhere through the peer connection.
+//! While a shard has no leader, what may be repeated safely is tried again until its time is up.
+
+use crate::directory::{Counters, Directory};
+use crate::peer::{CallError, Peers};
+use crate::query::{self, MetaQueryCall, QueryCall};
+use crate::request::{Fault, LeaseFor, LeasedJob, MetaRequest, Request};
+use bytes::Bytes;
+use moso_proto::Code;
+use moso_queue::command::Reply;
+use moso_queue::filter::WorkerOffer;
+use moso_queue::meta::Object;
+use moso_queue::ready::Popped;
+use moso_shard::core::Beaten;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// Kinds of calls between nodes.
+pub mod call {
+    /// An encoded command.
+    pub const COMMAND: u8 = 1;
+    /// [`crate::dispatch::LeaseAsk`].
+    pub const LEASE: u8 = 2;
+    /// Heartbeats.
+    pub const HEARTBEAT: u8 = 3;
+    /// [`crate::query::QueryCall`].
+    pub const QUERY: u8 = 4;
+    /// An encoded meta command.
+    pub const META_COMMAND: u8 = 5;
+    /// [`crate::query::MetaQueryCall`].
+    pub const META_QUERY: u8 = 6;
+}
+
+/// Status of an answer.
+pub const OK: u8 = 0;
+/// The body is a [`Fault`].
+pub const FAULT: u8 = 1;
+
+/// A command is given up after this time; the caller may repeat it.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
+/// A query is given up after this time.
+pub const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// One call to another node.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Wait between tries while there is no leader.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// Heartbeats of a session for one shard.
+#[derive(Serialize, Deserialize)]
+pub struct HeartbeatCall {
+    /// Session.
+    pub session: u64,
+    /// Job, attempt, phase.
+    pub beats: Vec<(u64, u32, u8)>,
+}
+
+/// Lost jobs, and jobs to be killed with their attempts.
+pub type HeartbeatAnswer = Option<(Vec<u64>, Vec<(u64, u32)>)>;
+
+/// Routes requests to shards.
+pub struct Router {
+    /// Shared state.
+    pub directory: Arc<Directory>,
+    /// Other nodes.
+    pub peers: Arc<Peers>,
+}
+
+/// How long a missing leader is waited for.
+struct Patience {
+    deadline: Instant,
+}
+
+impl Patience {
+    fn new(time: Duration) -> Self {
+        Patience { deadline: Instant::now() + time }
+    }
+
+    /// Waits a little if trying again may help; gives the fault back if not, or if the time is up.
+    async fn wait(&self, fault: Fault) -> Result<(), Fault> {
+        if fault.code != Code::NotLeader || Instant::now() + PAUSE >= self.deadline {
+            return Err(fault);
+        }
+        tokio::time::sleep(PAUSE).await;
+        Ok(())
+    }
+}
+
+/// Encodes what goes between nodes.
+pub fn pack<T: Serialize>(value: &T) -> Bytes {
+    postcard::to_stdvec(value).expect("plain values encode into memory").into()
+}
+
+/// Reads what comes from another node.
+pub fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
+    postcard::from_bytes(bytes)
+        .map_err(|e| Fault::new(Code::Internal, format!("another node sent what this one cannot read: {e}")))
+}
+
+impl Router {
+    /// Asks another node.
+    pub async fn call(&self, node: u32, shard: u16, kind: u8, body: Bytes) -> Result<Bytes, Fault> {
+        match self.peers.call(node, shard, kind, body, CALL_TIMEOUT).await {
+            Ok(body) => Ok(body),
+            Err(CallError::Refused { body, .. }) => Err(unpack::<Fault>(&body)?),
+            Err(CallError::Busy) => Err(Fault::busy(shard)),
+            Err(CallError::Unreachable | CallError::Timeout) => Err(Fault::not_leader(shard)),
+            Err(CallError::TooLarge) => Err(Fault::new(Code::TooLarge, "what goes to the shard's leader is larger than a frame between nodes")),
+        }
+    }
+
+    fn leader(&self, shard: u16) -> Result<u32, Fault> {
+        let slot = self.directory.shard(shard);
+        let slot = slot.ok_or_else(|| Fault::new(Code::NotFound, format!("there is no shard {shard}")))?;
+        match slot.leader() {
+            0 => Err(Fault::not_leader(shard)),
+            leader => Ok(leader),
+        }
+    }
+
+    /// Proposes an encoded command at the shard's leader, trying again while the leadership changes: only for commands
+    /// that may be repeated.
+    pub async fn command(&self, shard: u16, bytes: Bytes) -> Result<Reply, Fault> {
+        let patience = Patience::new(COMMAND_TIMEOUT);
+        loop {
+            match self.command_once(shard, bytes.clone()).await {
+                Err(fault) => patience.wait(fault).await?,
+                reply => return reply,
+            }
+        }
+    }
+
+    /// Proposes once.
+    pub async fn command_once(&self, shard: u16, bytes: Bytes) -> Result<Reply, Fault> {
+        let leader = self.leader(shard)?;
+        if leader != self.directory.node {
+            return unpack(&self.call(leader, shard, call::COMMAND, bytes).await?);
+        }
+        self.command_here(shard, bytes).await
+    }
+
+    /// Proposes at this node.
+    pub async fn command_here(&self, shard: u16, bytes: Bytes) -> Result<Reply, Fault> {
+        let (reply, answer) = oneshot::channel();
+        self.request(shard, Request::Command { bytes, reply })?;
+        answer.await.unwrap_or_else(|_| Err(Fault::not_leader(shard)))
+    }
+
+    /// Leaves a request at a shard of this node.
+    pub fn request(&self, shard: u16, request: Request) -> Result<(), Fault> {
+        let inbox = self.directory.shard(shard).and_then(|s| s.inbox.as_ref());
+        let inbox = inbox.ok_or_else(|| Fault::not_leader(shard))?;
+        inbox.send(request).map_err(|_| {
+            Counters::add(&self.directory.counters.shed, 1);
+            Fault::busy(shard)
+        })
+    }
+
+    /// Leases jobs taken from a ready index of this node.
+    pub async fn lease_here(&self, shard: u16, popped: Vec<Popped>, to: LeaseFor) -> Result<Vec<LeasedJob>, Fault> {
+        let (reply, answer) = oneshot::channel();
+        self.request(shard, Request::Lease { popped, to, reply })?;
+        answer.await.unwrap_or_else(|_| Err(Fault::not_leader(shard)))
+    }
+
+    /// Leases jobs of a task led by this node.
+    pub async fn lease_task_here(
+        &self,
+        shard: u16,
+        task: u64,
+        offer: WorkerOffer,
+        max: usize,
+        to: LeaseFor,
+    ) -> Result<Vec<LeasedJob>, Fault> {
+        let (reply, answer) = oneshot::channel();
+        self.request(shard, Request::LeaseTask { task, offer: Box::new(offer), max, to, reply })?;
+        answer.await.unwrap_or_else(|_| Err(Fault::not_leader(shard)))
+    }
+
+    /// Passes a session's heartbeat on. `None`: no leader answered.
+    pub async fn heartbeat(&self, shard: u16, session: u64, beats: Vec<(u64, u32, u8)>) -> HeartbeatAnswer {
+        let leader = self.leader(shard).ok()?;
+        if leader == self.directory.node {
+            let answer = self.heartbeat_here(shard, session, beats).await?;
+            return Some((answer.lost, answer.kill));
+        }
+        let body = pack(&HeartbeatCall { session, beats });
+        unpack(&self.call(leader, shard, call::HEARTBEAT, body).await.ok()?).ok()?
+    }
+
+    /// Takes a session's heartbeat at this node.
+    pub async fn heartbeat_here(&self, shard: u16, session: u64, beats: Vec<(u64, u32, u8)>) -> Option<Beaten> {
+        let (reply, answer) = oneshot::channel();
+        let count = beats.len() as u64;
+        self.request(shard, Request::Heartbeat { session, beats, reply }).ok()?;
+        let answer = answer.await.ok()??;
+        Counters::add(&self.directory.counters.heartbeats, count);
+        Some(answer)
+    }
+
+    /// Runs a query at the shard's leader.
+    pub async fn query(&self, shard: u16, query: &QueryCall) -> Result<Bytes, Fault> {
+        let patience = Patience::new(QUERY_TIMEOUT);
+        loop {
+            match self.query_once(shard, query).await {
+                Err(fault) => patience.wait(fault).await?,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn query_once(&self, shard: u16, query: &QueryCall) -> Result<Bytes, Fault> {
+        let leader = self.leader(shard)?;
+        if leader == self.directory.node {
+            query::run(self, shard, query.clone()).await
+        } else {
+            self.call(leader, shard, call::QUERY, pack(query)).await
+        }
+    }
+
+    fn meta_leader(&self) -> Result<u32, Fault> {
+        match self.directory.meta_leader.load(Ordering::Relaxed) {
+            0 => Err(Fault::not_leader(0)),
+            leader => Ok(leader),
+        }
+    }
+
+    /// Proposes an encoded meta command.
+    pub async fn meta_command(&self, bytes: Bytes) -> Result<Object, Fault> {
+        let leader = self.meta_leader()?;
+        if leader != self.directory.node {
+            return unpack(&self.call(leader, 0, call::META_COMMAND, bytes).await?);
+        }
+        self.meta_command_here(bytes).await
+    }
+
+    /// Proposes an encoded meta command at this node.
+    pub async fn meta_command_here(&self, bytes: Bytes) -> Result<Object, Fault> {
+        let (reply, answer) = oneshot::channel();
+        self.meta_request(MetaRequest::Command { bytes, reply })?;
+        answer.await.unwrap_or_else(|_| Err(Fault::not_leader(0)))
+    }
+
+    /// Leaves a request at the meta group of this node.
+    pub fn meta_request(&self, request: MetaRequest) -> Result<(), Fault> {
+        let inbox = self.directory.meta_inbox.as_ref().ok_or_else(|| Fault::not_leader(0))?;
+        inbox.send(request).map_err(|_| Fault::busy(0))
+    }
+
+    /// Reads objects at the meta group's leader.
+    pub async fn meta_query(&self, query: &MetaQueryCall) -> Result<Vec<Object>, Fault> {
+        let patience = Patience::new(QUERY_TIMEOUT);
+        loop {
+            match self.meta_query_once(query).await {
+                Err(fault) => patience.wait(fault).await?,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn meta_query_once(&self, query: &MetaQueryCall) -> Result<Vec<Object>, Fault> {
+        let leader = self.meta_leader()?;
+        if leader == self.directory.node {
+            query::run_meta(self, query.clone()).await
+        } else {
+            unpack(&self.call(leader, 0, call::META_QUERY, pack(query)).await?)
+        }
+    }
+}

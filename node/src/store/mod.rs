@@ -1,0 +1,40 @@
+//! What a node keeps on disk.
+//!
+//! ```text
+//! DATA/
+//!   LOCK         held while the node runs
+//!   IDENTITY     which cluster and node the folder belongs to      identity.rs
+//!   SEEN         the other nodes' store ids                        identity.rs
+//!   log/         the Raft log of all shards: one RocksDB           log.rs
+//!   shards/S-P/  the state of shard S's replica P: one RocksDB     state.rs
+//! ```
+//!
+//! The log is synced before anything is acknowledged. The state is not: after a crash it is a prefix of what was applied,
+//! says itself how long a prefix, and the log is applied from there.
+
+pub mod identity;
+pub mod keys;
+pub mod log;
+pub mod rocks;
+pub mod state;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub use identity::{DataFolder, Identity, Seen, StoreId};
+pub use log::{LogOptions, LogState, RaftLog, RocksLog, ShardAppend};
+pub use rocks::{SharedOptions, SharedRocks};
+pub use state::{Applied, StateBatch, StateStore};
+
+use std::path::{Path, PathBuf};
+
+/// The folder of the Raft log in a data folder.
+pub fn log_dir(data: &Path) -> PathBuf {
+    data.join("log")
+}
+
+/// The folder of a replica's state in a data folder.
+pub fn replica_dir(data: &Path, shard: u16, peer: u64) -> PathBuf {
+    data.join("shards").join(format!("{shard}-{peer}"))
+}

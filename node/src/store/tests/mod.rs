@@ -1,0 +1,4 @@
+mod identity;
+mod log;
+mod state;
+mod value;

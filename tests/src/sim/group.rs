@@ -1,0 +1,692 @@
+//! A shard's replica on a simulated node: drives the core exactly as the node's reactor does, in the order that the
+//! laws demand (messages, log, state, answers), and watches what it does.
+
+use super::env::Env;
+use super::event::{Answer, Ask, Event, Request, Work};
+use super::log::{Disk, LogTask, LogWriter};
+use super::network;
+use super::state::StateStore;
+use super::trace::Note;
+use super::watch::{Check, Serving, Violation, Watch};
+use crate::ensure_that;
+use moso_proto::ShardId;
+use moso_queue::command::{Command, read_entry};
+use moso_queue::filter::WorkerOffer;
+use moso_queue::ready::{Popped, Wanted};
+use moso_shard::core::{Answer as CoreAnswer, Core, CoreOutput, Shed};
+use moso_shard::limits::UNPERSISTED_MAX;
+use moso_shard::{ConfState, Durable, Message, MessageType, Position, Replica, ReplicaConfig, Role};
+use rand::Rng;
+use std::collections::BTreeMap;
+
+/// All invariants of a machine are checked once in so many turns that applied something.
+const CHECK_EVERY: u32 = 48;
+/// Entries that can go at least when the log is cut.
+const CUT_ENTRIES_MIN: u64 = 8;
+
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Owed {
+    request: u64,
+    client: usize,
+}
+
+/// What a group needs of its node for a turn.
+pub struct Around<'a> {
+    /// Time, chance, events.
+    pub env: &'a mut Env,
+    /// Oracles.
+    pub watch: &'a mut Watch,
+    /// The node's logs.
+    pub disk: &'a mut Disk,
+    /// The node's log writer.
+    pub writer: &'a mut LogWriter,
+    /// Node.
+    pub node: usize,
+    /// Of the node's process.
+    pub incarnation: u32,
+    /// The node's monotonic clock, ms.
+    pub mono_ms: u64,
+    /// The node's wall clock, Unix ms.
+    pub wall_ms: u64,
+}
+
+/// A shard's replica on a node.
+pub struct Group {
+    shard: u16,
+    core: Core<Owed>,
+    out: CoreOutput<Owed>,
+    /// Entries up to here were shown to the oracle.
+    observed: u64,
+    reads: BTreeMap<u64, Vec<(Owed, u64)>>,
+    waiting_reads: Vec<(Owed, u64)>,
+    /// Term for which the election jitter was drawn.
+    jitter_term: Option<u64>,
+    jitter_ticks: u32,
+    /// When each peer was last heard in the current term, true time.
+    heard: BTreeMap<u64, u64>,
+    /// Since when commands may be gathered without being proposed; true time.
+    gathering_ms: Option<u64>,
+    /// Jobs of lease commands proposed in this leadership and not yet applied.
+    leasing: BTreeMap<u64, u64>,
+    serving: Option<u64>,
+    flush_ms: u64,
+    flushing: bool,
+    /// Index that every replica has on disk, as a leader said.
+    matched: u64,
+}
+
+impl Group {
+    /// Opens a replica on what is on the node's disk.
+    pub fn open(around: &mut Around<'_>, shard: u16, store: &StateStore) -> Result<Group, Violation> {
+        let records = store.durable();
+        let node = around.node;
+        let damaged = |what: String| Violation {
+            invariant: "replica opens",
+            detail: format!("node {node} shard {shard}: {what}"),
+        };
+        let machine = records
+            .load(ShardId(shard))
+            .map_err(|error| damaged(error.to_string()))?;
+        moso_queue::check::check(&machine).map_err(|what| Violation {
+            invariant: "I7 state adds up",
+            detail: format!("node {node} shard {shard}, loaded: {what}"),
+        })?;
+        check_digest(around, shard, records.applied.index, &machine)?;
+        let plan = &around.env.plan;
+        let durable = Durable {
+            conf_state: ConfState {
+                voters: (0..plan.nodes).map(super::peer_of).collect(),
+                ..ConfState::default()
+            },
+            applied: records.applied.index,
+            ..around.disk.durable(shard)
+        };
+        let config = ReplicaConfig {
+            election_ticks: plan.election_ticks,
+            heartbeat_ticks: plan.heartbeat_ticks,
+            election_jitter_ticks: Some(0),
+            cache_bytes_max: plan.cache_bytes,
+            ..ReplicaConfig::new(shard, super::peer_of(node))
+        };
+        let (applied, last) = (durable.applied, durable.last_index);
+        let replica = Replica::open(config, durable, around.disk.reader(shard))
+            .map_err(|error| damaged(error.to_string()))?;
+        let core = Core::new(
+            replica,
+            machine,
+            records.applied,
+            plan.policy(),
+            plan.election_ms(),
+        );
+        around.watch.opened(node, shard);
+        around.env.note(Note::Start {
+            node,
+            shard,
+            applied,
+            last,
+        });
+        let first_flush = around.env.plan.flush_ms;
+        Ok(Group {
+            shard,
+            core,
+            out: CoreOutput::default(),
+            observed: applied,
+            reads: BTreeMap::new(),
+            waiting_reads: Vec::new(),
+            jitter_term: None,
+            jitter_ticks: 0,
+            heard: BTreeMap::new(),
+            gathering_ms: None,
+            leasing: BTreeMap::new(),
+            serving: None,
+            flush_ms: around.mono_ms + around.env.within(first_flush),
+            flushing: false,
+            matched: 0,
+        })
+    }
+
+    /// The core.
+    pub fn core(&self) -> &Core<Owed> {
+        &self.core
+    }
+
+    /// An append is on disk.
+    pub fn persisted(&mut self, number: u64) {
+        self.core.replica().persisted(number);
+    }
+
+    /// A leader's word how far all replicas are.
+    pub fn told_matched(&mut self, matched: u64) {
+        self.matched = self.matched.max(matched);
+    }
+
+    /// Takes a message of another replica.
+    pub fn step(&mut self, env: &mut Env, node: usize, message: Message) -> Check {
+        let (kind, from, term) = (message.get_msg_type(), message.from, message.term);
+        let note = |taken| Note::Got {
+            node,
+            shard: self.shard,
+            kind,
+            from,
+            term,
+            index: message.index,
+            commit: message.commit,
+            entries: message.entries.len(),
+            reject: message.reject,
+            taken,
+        };
+        let (taken, refused) = (note(true), note(false));
+        match self.core.replica().step(message) {
+            Ok(()) => env.note(taken),
+            Err(error @ moso_shard::Error::Damaged { .. }) => {
+                return Violation::new("L6 nothing acknowledged was lost", error.to_string());
+            }
+            Err(_) => {
+                env.cover.count("raft: messages refused");
+                env.note(refused);
+            }
+        }
+        let answers = matches!(
+            kind,
+            MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse
+        );
+        if answers && term == self.core.replica_ref().term() {
+            self.heard.insert(from, env.now_ms);
+        }
+        Ok(())
+    }
+
+    /// What a node's thread does with a request before it reaches the reactor: takes jobs for a lease.
+    pub fn prepare(&self, env: &mut Env, request: &Request) -> Vec<Popped> {
+        let mut popped = Vec::new();
+        if let (Ask::Lease { queue, max, cores, .. }, Some(index)) =
+            (&request.ask, self.core.index())
+        {
+            let offer = WorkerOffer {
+                cores: *cores,
+                ..WorkerOffer::default()
+            };
+            let wanted = Wanted {
+                fits: &|class| offer.fits(class),
+                rank: &|share| share,
+                by_age: env.once_in(10),
+                max: *max,
+            };
+            index.pop(*queue, &wanted, &mut popped);
+        }
+        popped
+    }
+
+    /// Takes a request.
+    pub fn take(&mut self, around: &mut Around<'_>, work: Work) {
+        let Work { request, popped } = work;
+        let owed = Owed {
+            request: request.id,
+            client: request.client,
+        };
+        match request.ask {
+            Ask::Command(bytes) => {
+                if let Err((shed, owed)) = self.core.command(&bytes, owed) {
+                    self.shed(around, shed, owed);
+                }
+            }
+            Ask::Lease {
+                session,
+                worker,
+                ttl_ms,
+                ..
+            } => match self.core.lease(&popped, session, &worker, ttl_ms, owed) {
+                Ok(None) => {}
+                Ok(Some(owed)) => {
+                    let none = moso_queue::command::Reply::Leased(Vec::new());
+                    reply(around, owed, Answer::Reply(none));
+                }
+                Err((shed, owed)) => self.shed(around, shed, owed),
+            },
+            Ask::Beat { session, beats } => self.beat(around, owed, session, &beats),
+            Ask::Read => {
+                let (oracle, _) = around.watch.oracle_mut(self.shard);
+                self.waiting_reads.push((owed, oracle.answered));
+            }
+        }
+    }
+
+    fn beat(
+        &mut self,
+        around: &mut Around<'_>,
+        owed: Owed,
+        session: u64,
+        beats: &[(u64, u32, u8)],
+    ) {
+        let answer = self.core.heartbeat(session, beats, around.mono_ms);
+        let Some(beaten) = answer else {
+            let leader = self.leader();
+            return reply(around, owed, Answer::NotLeader(leader));
+        };
+        let term = self.core.replica_ref().term();
+        let awake_ms = around.watch.awake_ms(around.node, around.env.now_ms);
+        let (oracle, _) = around.watch.oracle_mut(self.shard);
+        for &(seq, attempt, _) in beats {
+            if !beaten.lost.contains(&seq) {
+                around.env.cover.count("heartbeats acknowledged");
+                oracle.heard(seq, attempt, term, awake_ms);
+            }
+        }
+        reply(around, owed, Answer::Beaten(beaten));
+    }
+
+    fn leader(&self) -> Option<usize> {
+        self.core.replica_ref().leader().map(super::node_of)
+    }
+
+    fn shed(&self, around: &mut Around<'_>, shed: Shed, owed: Owed) {
+        let answer = match shed {
+            Shed::NotLeader => Answer::NotLeader(self.leader()),
+            Shed::Busy => {
+                around.env.cover.count("requests shed");
+                Answer::Busy
+            }
+        };
+        reply(around, owed, answer);
+    }
+
+    /// One tick of Raft, and what is done periodically.
+    pub fn tick(&mut self, around: &mut Around<'_>, store: &StateStore) {
+        let term = self.core.replica_ref().term();
+        if self.jitter_term != Some(term) || around.env.once_in(100) {
+            self.jitter_term = Some(term);
+            let most = around.env.plan.election_ticks - 1;
+            self.jitter_ticks = around.env.rng.random_range(0..=most);
+            let jitter = Some(self.jitter_ticks);
+            self.core.replica().set_election_jitter(jitter);
+        }
+        self.core.replica().tick();
+        self.core.maintain(around.mono_ms, around.wall_ms);
+        if around.mono_ms >= self.flush_ms && !self.flushing && store.applied() > 0 {
+            self.flushing = true;
+            let span = around.env.plan.flush_ms;
+            self.flush_ms = around.mono_ms + around.env.within(span);
+            let delay_ms = around.env.within((1, 400));
+            let event = Event::Flushed {
+                node: around.node,
+                incarnation: around.incarnation,
+                shard: self.shard,
+                upto: store.applied(),
+            };
+            around.env.after(delay_ms, event);
+        }
+    }
+
+    /// Hands the leadership to another node.
+    pub fn transfer(&mut self, to: usize) -> bool {
+        self.core
+            .replica()
+            .transfer_leader(super::peer_of(to))
+            .is_ok()
+    }
+
+    /// Says that messages to a node are lost.
+    pub fn report_unreachable(&mut self, node: usize) {
+        self.core.replica().report_unreachable(super::peer_of(node));
+    }
+
+    /// A flush has ended: the log below may go, as far as every replica has it on disk. Returns what a leader tells the
+    /// others about that.
+    pub fn flushed(&mut self, around: &mut Around<'_>, durable: u64) -> Option<u64> {
+        self.flushing = false;
+        let progress = self.core.replica_ref().progress();
+        let own = progress.iter().map(|peer| peer.matched).min();
+        if let Some(own) = own {
+            self.matched = self.matched.max(own);
+        }
+        let cut = durable
+            .min(self.matched)
+            .saturating_sub(around.env.plan.keep_entries);
+        if cut >= self.core.replica_ref().first_index() + CUT_ENTRIES_MIN {
+            let entry = around.disk.with(self.shard, |log| log.entry(cut));
+            if let Some(entry) = entry {
+                self.core.replica().truncate_to(cut, durable);
+                let position = Position {
+                    term: entry.term,
+                    index: cut,
+                };
+                around.disk.truncate(self.shard, position);
+                around.env.cover.count("logs cut");
+                around.env.note(Note::Cut {
+                    node: around.node,
+                    shard: self.shard,
+                    index: cut,
+                });
+            }
+        }
+        own
+    }
+
+    /// One turn: proposes, applies, and does what is asked for.
+    pub fn turn(&mut self, around: &mut Around<'_>, store: &mut StateStore) -> Check {
+        self.start_reads(around);
+        let replica = self.core.replica_ref();
+        let waits = replica.appends_in_flight() >= UNPERSISTED_MAX || replica.is_transferring();
+        if waits {
+            self.gathering_ms.get_or_insert(around.env.now_ms);
+        }
+        self.core.flush(around.wall_ms);
+        let mut out = std::mem::take(&mut self.out);
+        let turned = self.core.turn(around.mono_ms, &mut out);
+        turned.map_err(|error| Violation {
+            invariant: "replica goes on",
+            detail: format!("node {}: {error}", around.node),
+        })?;
+        self.check_role(around)?;
+        for message in out.messages.drain(..) {
+            around.disk.check_promise(self.shard, &message)?;
+            let to = super::node_of(message.to);
+            network::send(around.env, around.node, to, self.shard, &message);
+        }
+        for append in out.appends.drain(..) {
+            self.check_append(around, &append)?;
+            let task = LogTask {
+                shard: self.shard,
+                append,
+            };
+            around.writer.hand(
+                around.env,
+                around.disk,
+                around.node,
+                around.incarnation,
+                task,
+            );
+        }
+        if !waits {
+            self.gathering_ms = None;
+        }
+        self.observe(around)?;
+        self.write_state(around, store)?;
+        for (owed, answer) in out.answers.drain(..) {
+            self.answer(around, owed, answer);
+        }
+        if out.role.take().is_some() {
+            self.role_changed(around);
+        }
+        self.serve_reads(around, &mut out)?;
+        for signal in out.signals.drain(..) {
+            around.env.cover.count(if signal.gone {
+                "signals: gone"
+            } else {
+                "signals: kill"
+            });
+        }
+        self.out = out;
+        Ok(())
+    }
+
+    fn start_reads(&mut self, around: &mut Around<'_>) {
+        if self.waiting_reads.is_empty() {
+            return;
+        }
+        let reads = std::mem::take(&mut self.waiting_reads);
+        match self.core.read() {
+            Some(context) => drop(self.reads.insert(context, reads)),
+            None => {
+                let leader = self.leader();
+                for (owed, _) in reads {
+                    reply(around, owed, Answer::NotLeader(leader));
+                }
+            }
+        }
+    }
+
+    /// A read sees everything that any client was told about before it was asked for.
+    fn serve_reads(&mut self, around: &mut Around<'_>, out: &mut CoreOutput<Owed>) -> Check {
+        let applied = self.core.replica_ref().applied_index();
+        for context in out.reads.drain(..) {
+            for (owed, answered) in self.reads.remove(&context).unwrap_or_default() {
+                ensure_that!(
+                    "reads see what was acknowledged",
+                    applied >= answered,
+                    "node {} shard {}: a read is served at {applied}, entry {answered} was acknowledged before it",
+                    around.node,
+                    self.shard
+                );
+                around.env.cover.count("reads served");
+                reply(around, owed, Answer::Read);
+            }
+        }
+        Ok(())
+    }
+
+    fn role_changed(&mut self, around: &mut Around<'_>) {
+        let leader = self.leader();
+        for (owed, _) in std::mem::take(&mut self.reads).into_values().flatten() {
+            reply(around, owed, Answer::NotLeader(leader));
+        }
+    }
+
+    fn answer(&mut self, around: &mut Around<'_>, owed: Owed, answer: CoreAnswer) {
+        let answer = match answer {
+            CoreAnswer::Unknown => Answer::Unknown,
+            CoreAnswer::Reply(reply) => {
+                let applied = self.core.replica_ref().applied_index();
+                let (oracle, _) = around.watch.oracle_mut(self.shard);
+                oracle.answered = oracle.answered.max(applied);
+                Answer::Reply(reply)
+            }
+        };
+        reply(around, owed, answer);
+    }
+
+    /// Election safety, leader completeness; and when a leadership begins to serve.
+    fn check_role(&mut self, around: &mut Around<'_>) -> Check {
+        let replica = self.core.replica_ref();
+        let role = replica.role();
+        let disk = &mut *around.disk;
+        let last = replica.last_index();
+        let written = |index, term| {
+            // What is in flight has terms of its own; what is committed was on this disk before, or is not there.
+            index <= last && disk.term(self.shard, index).is_none_or(|t| t == term)
+        };
+        around
+            .watch
+            .role(around.env, around.node, self.shard, role, written)?;
+        around
+            .watch
+            .committed(around.node, self.shard, replica.committed_index())?;
+        let serving = self.core.serves().then_some(replica.term());
+        if serving != self.serving {
+            self.serving = serving;
+            self.leasing.clear();
+            self.heard.clear();
+            if let Some(term) = serving {
+                let node = around.node;
+                around.env.note(Note::Serves {
+                    node,
+                    shard: self.shard,
+                    term,
+                });
+                around.env.cover.count("raft: leaderships that served");
+                let awake_ms = around.watch.awake_ms(node, around.env.now_ms);
+                let serving = Serving { node, awake_ms };
+                around.watch.serving.insert((self.shard, term), serving);
+            }
+        }
+        if !matches!(role, Role::Leader { .. }) {
+            self.leasing.clear();
+        }
+        Ok(())
+    }
+
+    /// What a leader proposes: no job is in two leases at a time, and leases expire only while a quorum is there.
+    fn check_append(&mut self, around: &mut Around<'_>, append: &moso_shard::Append) -> Check {
+        around.env.note(Note::Append {
+            node: around.node,
+            shard: self.shard,
+            number: append.number,
+            first: append.entries.first().map_or(0, |entry| entry.index),
+            entries: append.entries.len(),
+            term: append.entries.last().map_or(0, |entry| entry.term),
+        });
+        let Some(term) = self.serving else {
+            return Ok(());
+        };
+        let applied = self.core.replica_ref().applied_index();
+        self.leasing.retain(|_, index| *index > applied);
+        for entry in append.entries.iter().filter(|entry| entry.term == term) {
+            let Ok((_, commands)) = read_entry(entry.data.clone()) else {
+                continue;
+            };
+            for command in commands.into_iter().filter_map(|c| Command::decode(c).ok()) {
+                match command {
+                    Command::Lease { jobs, .. } => {
+                        self.check_leasing(around, entry.index, &jobs)?;
+                    }
+                    Command::Expire { .. } => self.check_quorum(around)?,
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_leasing(&mut self, around: &mut Around<'_>, index: u64, jobs: &[u64]) -> Check {
+        for &seq in jobs {
+            let before = self.leasing.insert(seq, index);
+            let made = self.core.machine().job(seq).is_some();
+            ensure_that!(
+                "a job is in one lease proposal at a time",
+                before.is_none() || !made,
+                "node {} shard {}: job {seq} at {before:?} and {index}",
+                around.node,
+                self.shard
+            );
+        }
+        Ok(())
+    }
+
+    fn check_quorum(&self, around: &mut Around<'_>) -> Check {
+        let others = around.env.plan.nodes / 2;
+        let mut heard: Vec<u64> = self.heard.values().copied().collect();
+        heard.sort_unstable_by(|a, b| b.cmp(a));
+        let quorum_ms = match others {
+            0 => around.env.now_ms,
+            _ => heard.get(others - 1).copied().unwrap_or(0),
+        };
+        let gathered_ms = self.gathering_ms.unwrap_or(around.env.now_ms);
+        ensure_that!(
+            "expiry only while a quorum is there",
+            quorum_ms + around.env.plan.election_ms() >= gathered_ms,
+            "node {} shard {}: heard of a quorum at {quorum_ms} ms, expired at {gathered_ms} ms or later",
+            around.node,
+            self.shard
+        );
+        Ok(())
+    }
+
+    /// Shows the oracle what was applied; a replica applies only what is on its own disk.
+    fn observe(&mut self, around: &mut Around<'_>) -> Check {
+        let applied = self.core.replica_ref().applied_index();
+        while self.observed < applied {
+            self.observed += 1;
+            let index = self.observed;
+            let entry = around.disk.with(self.shard, |log| log.entry(index));
+            let Some(entry) = entry else {
+                return Violation::new(
+                    "L1 applied only what is on disk",
+                    format!("node {} shard {}: entry {index}", around.node, self.shard),
+                );
+            };
+            let (oracle, leaders) = around.watch.oracle_mut(self.shard);
+            oracle.observe(around.env, &leaders, entry)?;
+        }
+        Ok(())
+    }
+
+    fn write_state(&mut self, around: &mut Around<'_>, store: &mut StateStore) -> Check {
+        let Some((effects, position, _)) = self.core.unwritten() else {
+            return Ok(());
+        };
+        let machine = self.core.machine();
+        let oracle = around.watch.oracle(self.shard);
+        for (seq, _, record) in &effects.ended_jobs {
+            let end = oracle.ended(*seq);
+            ensure_that!(
+                "I8 replicas agree on ends",
+                end.is_some_and(|(_, _, told)| told == record),
+                "node {} shard {}: job {seq}",
+                around.node,
+                self.shard
+            );
+        }
+        store.write(machine, effects, position);
+        let index = self.core.replica_ref().applied_index();
+        check_digest(around, self.shard, index, machine)?;
+        if around.env.once_in(CHECK_EVERY) {
+            check_machine(around.node, self.shard, machine)?;
+        }
+        // RocksDB flushes by itself when its memory is full: any prefix may become durable.
+        if around.env.once_in(200) {
+            let upto = around.env.within((0, position.index));
+            store.flush(upto);
+        }
+        self.core.written();
+        Ok(())
+    }
+}
+
+/// I7: counts equal a recount, and whatever else the machine must hold.
+pub fn check_machine(node: usize, shard: u16, machine: &moso_queue::Machine) -> Check {
+    moso_queue::check::check(machine).map_err(|what| Violation {
+        invariant: "I7 state adds up",
+        detail: format!("node {node} shard {shard}: {what}"),
+    })
+}
+
+/// I8: replicas with equal applied index have equal state.
+fn check_digest(
+    around: &mut Around<'_>,
+    shard: u16,
+    index: u64,
+    machine: &moso_queue::Machine,
+) -> Check {
+    let Some(expected) = around.watch.oracle(shard).digest(index) else {
+        return Ok(());
+    };
+    let digest = machine.digest();
+    around.env.cover.count("digests compared");
+    around.env.note(Note::Applied {
+        node: around.node,
+        shard,
+        index,
+        digest,
+    });
+    ensure_that!(
+        "I8 equal digests",
+        digest == expected,
+        "node {} shard {shard} at {index}: {digest:x} instead of {expected:x}",
+        around.node
+    );
+    Ok(())
+}
+
+/// Sends an answer to a client.
+fn reply(around: &mut Around<'_>, owed: Owed, answer: Answer) {
+    send_answer(
+        around.env,
+        around.node,
+        owed.client,
+        owed.request,
+        answer,
+    );
+}
+
+/// Sends an answer to a client.
+pub fn send_answer(env: &mut Env, node: usize, client: usize, request: u64, answer: Answer) {
+    if let Some(delay_ms) = network::client_delay(env, node) {
+        let event = Event::Answer {
+            client,
+            request,
+            answer,
+        };
+        env.after(delay_ms, event);
+    }
+}

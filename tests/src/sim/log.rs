@@ -1,0 +1,266 @@
+//! A node's Raft log: what is on disk, and what is being written.
+
+use super::event::Event;
+use super::trace::Note;
+use super::watch::{Check, Violation};
+use super::{env::Env, network};
+use bytes::Bytes;
+use moso_shard::{
+    Append, Durable, Entry, HardState, LogReader, Message, MessageType, Position, wire,
+};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex};
+
+/// A shard's log on disk.
+#[derive(Clone, Debug, Default)]
+pub struct ShardLog {
+    hard_state: HardState,
+    entries: BTreeMap<u64, Bytes>,
+    truncated: Position,
+}
+
+impl ShardLog {
+    fn last_index(&self) -> u64 {
+        let last = self.entries.keys().next_back();
+        last.copied().unwrap_or(self.truncated.index)
+    }
+
+    /// The entry at `index`, read through the encoding used on disk.
+    pub fn entry(&self, index: u64) -> Option<Entry> {
+        let bytes = self.entries.get(&index)?.clone();
+        Some(wire::decode_entry(index, bytes).expect("entries are read as they were written"))
+    }
+
+    /// Term, vote and commit index never go back.
+    fn write(&mut self, append: &Append) -> Check {
+        if let Some(new) = &append.hard_state {
+            let old = &self.hard_state;
+            let voted_again = new.term == old.term && old.vote != 0 && new.vote != old.vote;
+            if new.term < old.term || voted_again || new.commit < old.commit {
+                return Violation::new("I12 hard state", format!("{old:?} became {new:?}"));
+            }
+            let mut bytes = Vec::new();
+            wire::encode_hard_state(new, &mut bytes);
+            self.hard_state = wire::decode_hard_state(&bytes).expect("just encoded");
+        }
+        if let Some(first) = append.entries.first() {
+            self.entries.split_off(&first.index);
+        }
+        for entry in &append.entries {
+            let mut bytes = Vec::new();
+            wire::encode_entry(entry, &mut bytes);
+            self.entries.insert(entry.index, bytes.into());
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, to: Position) {
+        self.entries = self.entries.split_off(&(to.index + 1));
+        self.truncated = to;
+    }
+}
+
+/// Reads what is on disk, and nothing else: a replica may ask only for what was reported persisted.
+struct Reader(Arc<Mutex<ShardLog>>);
+
+impl LogReader for Reader {
+    fn entries(&self, low: u64, high: u64, bytes_max: u64) -> io::Result<Vec<Entry>> {
+        let log = self.0.lock().expect("one thread");
+        let mut bytes = 0;
+        let mut entries = Vec::new();
+        for index in low..high {
+            let entry = log.entry(index).ok_or(io::ErrorKind::NotFound)?;
+            bytes += entry.data.len() as u64;
+            if !entries.is_empty() && bytes > bytes_max {
+                break;
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    fn term(&self, index: u64) -> io::Result<u64> {
+        let log = self.0.lock().expect("one thread");
+        let entry = log.entry(index).ok_or(io::ErrorKind::NotFound)?;
+        Ok(entry.term)
+    }
+}
+
+/// The disk of a node, as far as logs go. Survives crashes.
+#[derive(Default)]
+pub struct Disk {
+    shards: BTreeMap<u16, Arc<Mutex<ShardLog>>>,
+    /// A fault makes it slow: one write takes this long.
+    pub slow_ms: Option<(u64, u64)>,
+    /// The next sync fails.
+    pub fails: bool,
+}
+
+impl Disk {
+    fn shard(&mut self, shard: u16) -> &Arc<Mutex<ShardLog>> {
+        self.shards.entry(shard).or_default()
+    }
+
+    /// Calls `f` with a shard's log.
+    pub fn with<R>(&mut self, shard: u16, f: impl FnOnce(&ShardLog) -> R) -> R {
+        f(&self.shard(shard).lock().expect("one thread"))
+    }
+
+    /// Reads a shard's log.
+    pub fn reader(&mut self, shard: u16) -> Box<dyn LogReader> {
+        Box::new(Reader(self.shard(shard).clone()))
+    }
+
+    /// Index of the last entry on disk.
+    pub fn last_index(&mut self, shard: u16) -> u64 {
+        self.with(shard, ShardLog::last_index)
+    }
+
+    /// The term of an entry on disk.
+    pub fn term(&self, shard: u16, index: u64) -> Option<u64> {
+        let log = self.shards.get(&shard)?.lock().expect("one thread");
+        log.entry(index).map(|entry| entry.term)
+    }
+
+    /// What a replica finds; its configuration and applied index lie in the state.
+    pub fn durable(&mut self, shard: u16) -> Durable {
+        self.with(shard, |log| Durable {
+            hard_state: log.hard_state.clone(),
+            truncated: log.truncated,
+            last_index: log.last_index(),
+            ..Durable::default()
+        })
+    }
+
+    /// Forgets a prefix of the log.
+    pub fn truncate(&mut self, shard: u16, to: Position) {
+        let log = self.shard(shard).clone();
+        log.lock().expect("one thread").truncate(to);
+    }
+
+    fn write(&mut self, task: &LogTask) -> Check {
+        let log = self.shard(task.shard).clone();
+        log.lock().expect("one thread").write(&task.append)
+    }
+
+    /// Law 1: what a message promises is on disk when it leaves.
+    pub fn check_promise(&mut self, shard: u16, message: &Message) -> Check {
+        use MessageType::*;
+        let kind = message.get_msg_type();
+        if matches!(kind, MsgRequestPreVote | MsgRequestPreVoteResponse) {
+            return Ok(());
+        }
+        self.with(shard, |log| {
+            let state = &log.hard_state;
+            let term = state.term >= message.term;
+            let vote = kind != MsgRequestVoteResponse
+                || message.reject
+                || state.term > message.term
+                || state.vote == message.to;
+            let entries = kind != MsgAppendResponse
+                || message.reject
+                || message.index <= log.last_index();
+            if term && vote && entries {
+                return Ok(());
+            }
+            let last = log.last_index();
+            Violation::new(
+                "L1 promise before sync",
+                format!("shard {shard}: {message:?} leaves, but on disk are {state:?} and entries to {last}"),
+            )
+        })
+    }
+}
+
+/// An append of a shard.
+pub struct LogTask {
+    /// Shard.
+    pub shard: u16,
+    /// What to write, and what may leave afterwards.
+    pub append: Append,
+}
+
+/// The log writer of a node's process: one write at a time, for all shards.
+#[derive(Default)]
+pub struct LogWriter {
+    waiting: VecDeque<LogTask>,
+    writing: Vec<LogTask>,
+}
+
+impl LogWriter {
+    /// Hands an append over.
+    pub fn hand(
+        &mut self,
+        env: &mut Env,
+        disk: &Disk,
+        node: usize,
+        incarnation: u32,
+        task: LogTask,
+    ) {
+        self.waiting.push_back(task);
+        if self.writing.is_empty() {
+            self.start(env, disk, node, incarnation);
+        }
+    }
+
+    fn start(&mut self, env: &mut Env, disk: &Disk, node: usize, incarnation: u32) {
+        self.writing.extend(self.waiting.drain(..));
+        if self.writing.is_empty() {
+            return;
+        }
+        let span = env.plan.sync_ms;
+        let must_sync = self.writing.iter().any(|task| task.append.must_sync());
+        let delay_ms = match disk.slow_ms {
+            _ if !must_sync => 0,
+            _ if env.calm => env.within((0, 1)),
+            Some(span) => env.within(span),
+            None => env.within(span),
+        };
+        env.after(delay_ms, Event::Synced { node, incarnation });
+    }
+
+    /// The write has ended: what it holds is on disk, promises leave. Returns the numbers to report.
+    pub fn synced(
+        &mut self,
+        env: &mut Env,
+        disk: &mut Disk,
+        node: usize,
+        incarnation: u32,
+    ) -> Result<Vec<(u16, u64)>, Violation> {
+        let tasks = std::mem::take(&mut self.writing);
+        env.note(Note::Synced {
+            node,
+            tasks: tasks.len(),
+        });
+        for task in &tasks {
+            disk.write(task)?;
+        }
+        let mut persisted = Vec::new();
+        for task in tasks {
+            for message in &task.append.messages {
+                disk.check_promise(task.shard, message)?;
+                network::send(env, node, super::node_of(message.to), task.shard, message);
+            }
+            persisted.push((task.shard, task.append.number));
+        }
+        self.start(env, disk, node, incarnation);
+        Ok(persisted)
+    }
+
+    /// The process ends in the middle of a write: of what was not synced at least four fifths are lost, from the tail.
+    /// What was not yet handed to the disk is lost entirely. Returns the writes that survived and those lost.
+    pub fn crash(self, env: &mut Env, disk: &mut Disk) -> Result<(usize, usize), Violation> {
+        let all = self.writing.len();
+        let survive = if env.chance(0.3) {
+            let most = all.div_ceil(5) as u64;
+            env.within((0, most)) as usize
+        } else {
+            0
+        };
+        for task in self.writing.iter().take(survive) {
+            disk.write(task)?;
+        }
+        Ok((survive, all - survive + self.waiting.len()))
+    }
+}

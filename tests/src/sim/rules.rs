@@ -1,0 +1,60 @@
+//! Which command may change a job's state from what to what: the life of a job, said a second time.
+
+use moso_proto::JobState::{self, *};
+use moso_queue::command::{Action, Command};
+
+/// Whether the command may change a job so; from `None`: it is made.
+pub fn allowed(command: &Command, from: Option<JobState>, to: JobState) -> bool {
+    let leased = from.is_some_and(JobState::is_leased);
+    let parked = matches!(from, Some(Waiting | Defined | Throttled | Activated));
+    // The end of a job may free, or close, others of its task.
+    let consequence = matches!(
+        (from, to),
+        (Some(Waiting), Defined | Activated)
+            | (Some(Waiting | Defined | Throttled | Activated), Closed)
+    );
+    match command {
+        Command::Submit(_) => from.is_none() && matches!(to, Waiting | Defined | Activated),
+        Command::Lease { .. } => matches!(from, None | Some(Activated)) && to == Sent,
+        Command::Phase { .. } => matches!(
+            (from, to),
+            (Some(Sent), Starting) | (Some(Sent | Starting), Running)
+        ),
+        Command::Results { .. } => {
+            consequence
+                || (leased && matches!(to, Activated | Defined | Finished | Failed | Cancelled))
+                || (parked && from != Some(Waiting) && to == Finished)
+        }
+        Command::Expire { .. } => {
+            consequence || (leased && matches!(to, Activated | Defined | Failed | Cancelled))
+        }
+        Command::Wake { .. } => {
+            consequence || matches!((from, to), (Some(Defined), Activated))
+        }
+        Command::TimeOut { fail, .. } => {
+            consequence
+                || (*fail && leased && matches!(to, Activated | Defined | Failed | Cancelled))
+                || (!*fail && (leased || parked) && matches!(to, Closed | Cancelled))
+        }
+        Command::Act { action, .. } => {
+            consequence || acted(action, from, to) || (from.is_none() && !to.is_final())
+        }
+        Command::Prune { .. } => false,
+    }
+}
+
+fn acted(action: &Action, from: Option<JobState>, to: JobState) -> bool {
+    let leased = from.is_some_and(JobState::is_leased);
+    match action {
+        Action::Kill(_) if leased => to == Cancelled,
+        Action::Kill(_) => matches!(to, Cancelled | Closed),
+        Action::Hold(_) => {
+            matches!(from, None | Some(Waiting | Defined | Activated)) && to == Throttled
+        }
+        Action::Release => {
+            matches!(from, None | Some(Throttled | Defined)) && matches!(to, Waiting | Activated)
+        }
+        Action::Retry(_) => matches!((from, to), (Some(Defined), Activated)),
+        Action::Priority(_) => false,
+    }
+}

@@ -1,0 +1,194 @@
+//! A shard replica's state store, with the semantics of a RocksDB whose write-ahead log is off: each batch is atomic
+//! and carries its applied index, a flush makes an exact prefix of the batches durable, a crash goes back to the last
+//! flush.
+
+use bytes::Bytes;
+use moso_proto::ShardId;
+use moso_queue::machine::MetaRecord;
+use moso_queue::{ClassId, Effects, Error, Machine};
+use moso_shard::Position;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Records of a shard.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Records {
+    /// Live jobs.
+    pub jobs: BTreeMap<u64, Bytes>,
+    /// Live tasks.
+    pub tasks: BTreeMap<u64, Bytes>,
+    /// Classes.
+    pub classes: BTreeMap<u32, Bytes>,
+    /// Bodies of live jobs and arrays.
+    pub bodies: BTreeMap<u64, Bytes>,
+    /// Archive.
+    pub ended_jobs: BTreeMap<u64, Bytes>,
+    /// Archive.
+    pub ended_tasks: BTreeMap<u64, Bytes>,
+    /// Known submissions.
+    pub known: BTreeMap<[u8; 16], [u8; 16]>,
+    /// Rows of the status log: (job, index, row).
+    pub changes: BTreeSet<(u64, u64, u32)>,
+    /// Clock and counters.
+    pub meta: Option<Bytes>,
+    /// Newest entry in the records above.
+    pub applied: Position,
+}
+
+enum Op {
+    Job(u64, Option<Bytes>),
+    Task(u64, Option<Bytes>),
+    Class(u32, Option<Bytes>),
+    Body(u64, Option<Bytes>),
+    EndedJob(u64, Bytes),
+    EndedTask(u64, Bytes),
+    Known([u8; 16], [u8; 16]),
+    KnownBelow([u8; 16]),
+    Change(u64, u64, u32),
+    Meta(Bytes),
+}
+
+struct Batch {
+    ops: Vec<Op>,
+    applied: Position,
+}
+
+/// The state store of a shard replica. Survives crashes.
+#[derive(Default)]
+pub struct StateStore {
+    durable: Records,
+    batches: VecDeque<Batch>,
+}
+
+impl StateStore {
+    /// Writes effects and the applied index as one batch.
+    pub fn write(&mut self, machine: &Machine, effects: &Effects, applied: Position) {
+        let ops = ops(machine, effects, applied);
+        self.batches.push_back(Batch { ops, applied });
+    }
+
+    /// Makes all batches up to this applied index durable; returns the durable applied index.
+    pub fn flush(&mut self, upto: u64) -> u64 {
+        while let Some(batch) = self
+            .batches
+            .pop_front_if(|batch| batch.applied.index <= upto)
+        {
+            batch.ops.into_iter().for_each(|op| self.durable.put(op));
+            self.durable.applied = batch.applied;
+        }
+        self.durable.applied.index
+    }
+
+    /// Applied index of the newest batch.
+    pub fn applied(&self) -> u64 {
+        let newest = self.batches.back().map(|batch| batch.applied);
+        newest.unwrap_or(self.durable.applied).index
+    }
+
+    /// Forgets what was not flushed.
+    pub fn crash(&mut self) {
+        self.batches.clear();
+    }
+
+    /// What is durable.
+    pub fn durable(&self) -> &Records {
+        &self.durable
+    }
+}
+
+impl Records {
+    fn put(&mut self, op: Op) {
+        match op {
+            Op::Job(key, record) => put(&mut self.jobs, key, record),
+            Op::Task(key, record) => put(&mut self.tasks, key, record),
+            Op::Class(key, record) => put(&mut self.classes, key, record),
+            Op::Body(key, record) => put(&mut self.bodies, key, record),
+            Op::EndedJob(seq, record) => drop(self.ended_jobs.insert(seq, record)),
+            Op::EndedTask(seq, record) => drop(self.ended_tasks.insert(seq, record)),
+            Op::Known(id, record) => drop(self.known.insert(id, record)),
+            Op::KnownBelow(id) => self.known = self.known.split_off(&id),
+            Op::Change(seq, index, row) => drop(self.changes.insert((seq, index, row))),
+            Op::Meta(record) => self.meta = Some(record),
+        }
+    }
+
+    /// The machine that these records hold.
+    ///
+    /// # Errors
+    /// A record is damaged, or refers to what is not there.
+    pub fn load(&self, shard: ShardId) -> Result<Machine, Error> {
+        let meta = match &self.meta {
+            Some(record) => MetaRecord::decode(record.clone())?,
+            None => MetaRecord::default(),
+        };
+        let mut machine = Machine::load(shard, meta);
+        for (&id, record) in &self.classes {
+            machine.load_class(id, record.clone())?;
+        }
+        for (&seq, record) in &self.tasks {
+            machine.load_task(seq, record.clone())?;
+        }
+        for (&seq, record) in &self.jobs {
+            machine.load_job(seq, record.clone())?;
+        }
+        for (&id, &record) in &self.known {
+            machine.load_submission(id, record);
+        }
+        Ok(machine)
+    }
+}
+
+fn put<K: Ord>(map: &mut BTreeMap<K, Bytes>, key: K, record: Option<Bytes>) {
+    match record {
+        Some(record) => drop(map.insert(key, record)),
+        None => drop(map.remove(&key)),
+    }
+}
+
+/// What the node's reactor writes for these effects.
+fn ops(machine: &Machine, effects: &Effects, applied: Position) -> Vec<Op> {
+    let record = |encode: &dyn Fn(&mut Vec<u8>) -> bool| {
+        let mut buffer = Vec::new();
+        encode(&mut buffer).then(|| Bytes::from(buffer))
+    };
+    let mut ops = Vec::new();
+    let jobs: BTreeSet<u64> = effects.jobs.iter().copied().collect();
+    let tasks: BTreeSet<u64> = effects.tasks.iter().copied().collect();
+    let classes: BTreeSet<u32> = effects.classes.iter().map(|class| class.0).collect();
+    ops.extend(
+        jobs.into_iter()
+            .map(|seq| Op::Job(seq, record(&|out| machine.encode_job(seq, out)))),
+    );
+    ops.extend(
+        tasks
+            .into_iter()
+            .map(|seq| Op::Task(seq, record(&|out| machine.encode_task(seq, out)))),
+    );
+    ops.extend(
+        classes
+            .into_iter()
+            .map(|id| Op::Class(id, record(&|out| machine.encode_class(ClassId(id), out)))),
+    );
+    for (seq, body) in &effects.bodies {
+        ops.push(Op::Body(*seq, Some(body.clone())));
+    }
+    for &seq in &effects.bodies_dropped {
+        ops.push(Op::Body(seq, None));
+    }
+    for (row, change) in effects.changes.iter().enumerate() {
+        ops.push(Op::Change(change.seq, applied.index, row as u32));
+    }
+    for (seq, _, record) in &effects.ended_jobs {
+        ops.push(Op::EndedJob(*seq, record.clone().into()));
+    }
+    for (seq, _, record) in &effects.ended_tasks {
+        ops.push(Op::EndedTask(*seq, record.clone().into()));
+    }
+    for (id, record) in &effects.submissions {
+        ops.push(Op::Known(*id, *record));
+    }
+    if let Some(below) = effects.submissions_below {
+        ops.push(Op::KnownBelow(below));
+    }
+    ops.push(Op::Meta(machine.meta_record().encode().into()));
+    ops
+}

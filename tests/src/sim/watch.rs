@@ -1,0 +1,181 @@
+//! What is watched while a simulation runs: each shard's oracle, and the invariants of Raft.
+
+use super::env::Env;
+use super::oracle::Oracle;
+use super::trace::Note;
+use moso_shard::Role;
+use std::collections::BTreeMap;
+
+/// An invariant that was violated.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// Which.
+    pub invariant: &'static str,
+    /// How.
+    pub detail: String,
+}
+
+/// Result of a check.
+pub type Check = Result<(), Violation>;
+
+impl Violation {
+    /// A violation as an error.
+    #[allow(clippy::new_ret_no_self)]
+    pub fn new<T>(invariant: &'static str, detail: impl Into<String>) -> Result<T, Violation> {
+        Err(Violation {
+            invariant,
+            detail: detail.into(),
+        })
+    }
+}
+
+/// Fails with the invariant's name unless the condition holds.
+#[macro_export]
+macro_rules! ensure_that {
+    ($invariant:expr, $holds:expr, $($text:tt)+) => {
+        if !$holds {
+            return $crate::sim::watch::Violation::new($invariant, format!($($text)+));
+        }
+    };
+}
+
+/// A leadership that serves.
+#[derive(Clone, Copy, Debug)]
+pub struct Serving {
+    /// Node.
+    pub node: usize,
+    /// Since when, in the node's waking time.
+    pub awake_ms: u64,
+}
+
+/// Everything that is watched.
+pub struct Watch {
+    oracles: BTreeMap<u16, Oracle>,
+    /// Leader of each term of each shard.
+    leaders: BTreeMap<(u16, u64), usize>,
+    /// Commit index last seen of each running replica.
+    commits: BTreeMap<(usize, u16), u64>,
+    /// Time that each node was paused, short pauses aside.
+    paused_ms: Vec<u64>,
+    /// Leaderships that serve or served.
+    pub serving: BTreeMap<(u16, u64), Serving>,
+}
+
+impl Watch {
+    /// Watches so many nodes and shards.
+    pub fn new(nodes: usize, shards: u16) -> Watch {
+        Watch {
+            oracles: (1..=shards)
+                .map(|shard| (shard, Oracle::new(shard)))
+                .collect(),
+            leaders: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            paused_ms: vec![0; nodes],
+            serving: BTreeMap::new(),
+        }
+    }
+
+    /// The oracle of a shard.
+    pub fn oracle(&self, shard: u16) -> &Oracle {
+        &self.oracles[&shard]
+    }
+
+    /// The oracle of a shard, and the leaderships seen.
+    pub fn oracle_mut(&mut self, shard: u16) -> (&mut Oracle, Leaderships<'_>) {
+        let oracle = self.oracles.get_mut(&shard).expect("shards are fixed");
+        let leaderships = Leaderships {
+            serving: &self.serving,
+            paused_ms: &self.paused_ms,
+        };
+        (oracle, leaderships)
+    }
+
+    /// A node was paused for so long.
+    pub fn paused(&mut self, node: usize, ms: u64) {
+        self.paused_ms[node] += ms;
+    }
+
+    /// True time less the time that the node was paused.
+    pub fn awake_ms(&self, node: usize, now_ms: u64) -> u64 {
+        now_ms - self.paused_ms[node]
+    }
+
+    /// A replica was opened.
+    pub fn opened(&mut self, node: usize, shard: u16) {
+        self.commits.remove(&(node, shard));
+    }
+
+    /// Commit indexes never go back.
+    pub fn committed(&mut self, node: usize, shard: u16, index: u64) -> Check {
+        let last = self.commits.entry((node, shard)).or_default();
+        ensure_that!(
+            "I12 commit monotonic",
+            index >= *last,
+            "node {node} shard {shard}: {index} after {last}"
+        );
+        *last = index;
+        Ok(())
+    }
+
+    /// A replica's role. `has` says whether its log holds an entry of this term at this index.
+    pub fn role(
+        &mut self,
+        env: &mut Env,
+        node: usize,
+        shard: u16,
+        role: Role,
+        has: impl Fn(u64, u64) -> bool,
+    ) -> Check {
+        let Role::Leader { term } = role else {
+            return Ok(());
+        };
+        match self.leaders.insert((shard, term), node) {
+            Some(before) if before == node => return Ok(()),
+            Some(before) => {
+                return Violation::new(
+                    "I12 election safety",
+                    format!("shard {shard} term {term}: led by {before} and {node}"),
+                );
+            }
+            None => {}
+        }
+        env.cover.count("raft: leaders");
+        env.note(Note::Role {
+            node,
+            shard,
+            term,
+            leads: true,
+        });
+        for (index, entry_term) in self.oracles[&shard].newest_committed(50) {
+            ensure_that!(
+                "I12 leader completeness",
+                entry_term > term || has(index, entry_term),
+                "node {node} leads shard {shard} in term {term}, but lacks entry {index} of term {entry_term}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Number of leaders that shards ever had.
+    pub fn elections(&self) -> usize {
+        self.leaders.len()
+    }
+}
+
+/// What was seen of leaderships.
+pub struct Leaderships<'a> {
+    serving: &'a BTreeMap<(u16, u64), Serving>,
+    paused_ms: &'a [u64],
+}
+
+impl Leaderships<'_> {
+    /// Who serves or served in this term.
+    pub fn serving(&self, shard: u16, term: u64) -> Option<Serving> {
+        self.serving.get(&(shard, term)).copied()
+    }
+
+    /// True time less the time that the node was paused.
+    pub fn awake_ms(&self, node: usize, now_ms: u64) -> u64 {
+        now_ms - self.paused_ms[node]
+    }
+}
