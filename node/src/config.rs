@@ -1,21 +1,243 @@
-//! placeholder
-use crate::error::Error;
-use serde::Deserialize;
+//! A node's configuration: one TOML file; `MOSO_NODE_<KEY>` in the environment overrides a key of it, a flag both.
+
+mod check;
+mod keys;
+
+#[cfg(test)]
+mod tests;
+
+use crate::error::{Error, Result};
+use clap::Parser;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-/// Member.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Member { pub node: u32, pub api: String, pub peer: String, pub http: String, #[serde(default)] pub zone: String }
-/// Config.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default)]
-pub struct Config {
-    pub cluster: String, pub node: u32, pub data: PathBuf, pub api: String, pub peer: String, pub http: String,
-    pub shards: u16, pub replicas: u32, pub members: Vec<Member>, pub reactors: usize, pub api_threads: usize,
-    pub raft_tick_ms: u64, pub election_ticks: u32, pub heartbeat_ticks: u32,
-    pub log_write_buffer_mib: usize, pub state_write_buffer_mib: usize, pub state_memory_mib: usize, pub block_cache_mib: usize,
+use toml::{Table, Value};
+
+/// Prefix of the environment variables that override a key.
+pub const ENV_PREFIX: &str = "MOSO_NODE_";
+
+/// One node of a moso cluster.
+#[derive(Debug, Default, Parser)]
+#[command(name = "moso-node", version)]
+pub struct Cli {
+    /// The configuration file.
+    #[arg(long, env = "MOSO_NODE_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Number of this node.
+    #[arg(long, value_name = "N")]
+    pub node: Option<u32>,
+    /// Data folder.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<String>,
+    /// Address for clients and workers (gRPC).
+    #[arg(long, value_name = "IP:PORT")]
+    pub api: Option<String>,
+    /// Address for the other nodes.
+    #[arg(long, value_name = "IP:PORT")]
+    pub peer: Option<String>,
+    /// Address for pages and metrics.
+    #[arg(long, value_name = "IP:PORT")]
+    pub http: Option<String>,
+    /// Say "ok", or all that is wrong, and end.
+    #[arg(long)]
+    pub check_config: bool,
+    /// Print the configuration as it is in force, and end.
+    #[arg(long)]
+    pub print_config: bool,
 }
-impl Default for Config { fn default() -> Self { Config { cluster: String::new(), node: 0, data: PathBuf::new(), api: String::new(), peer: String::new(), http: String::new(), shards: 64, replicas: 3, members: vec![], reactors: 1, api_threads: 1, raft_tick_ms: 100, election_ticks: 20, heartbeat_ticks: 3, log_write_buffer_mib: 64, state_write_buffer_mib: 16, state_memory_mib: 192, block_cache_mib: 64 } } }
-impl Config { pub fn load() -> Result<Self, Error> {
-    let path = std::env::args().skip_while(|a| a != "--config").nth(1).unwrap_or_default();
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::Config(vec![format!("{path}: {e}")]))?;
-    toml::from_str(&text).map_err(|e| Error::Config(vec![e.to_string()])) } }
+
+/// A node of the cluster, as the others reach it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Its number, 1 to 65,535. Never given to another node, nor to one that lost its data folder.
+    pub node: u32,
+    /// host:port for clients and workers (gRPC).
+    pub api: String,
+    /// host:port for the other nodes.
+    pub peer: String,
+    /// host:port for pages and metrics.
+    pub http: String,
+    /// What fails as one: a rack, a room. Replicas of a shard should be in different zones.
+    #[serde(default)]
+    pub zone: String,
+}
+
+/// A node's configuration. Ranges and units of the numbers are checked, see `moso-node --check-config`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Name of the cluster, the same on all its nodes. Required.
+    pub cluster: String,
+    /// Number of this node; one of `members`. Required.
+    pub node: u32,
+    /// Data folder. Required.
+    pub data: PathBuf,
+    /// IP:port to listen on for clients and workers; this member's own if not given.
+    pub api: String,
+    /// IP:port to listen on for the other nodes; this member's own if not given.
+    pub peer: String,
+    /// IP:port to listen on for pages and metrics; this member's own if not given.
+    pub http: String,
+    /// Listen on other addresses than loopback. The lines are not encrypted and nobody is asked who he is: only in a
+    /// private network.
+    pub listen_anywhere: bool,
+    /// Number of shards, fixed when the cluster is made.
+    pub shards: u16,
+    /// Replicas of each shard: 1, 3 or 5.
+    pub replicas: u32,
+    /// Threads that own shards. Default: a quarter of the cores, 1 to 8.
+    pub reactors: usize,
+    /// Threads that serve clients, workers and nodes. Default: half of the cores.
+    pub api_threads: usize,
+    /// Raft's unit of time, ms.
+    pub raft_tick_ms: u64,
+    /// Ticks without a word from the leader before another one is elected; up to twice as many.
+    pub election_ticks: u32,
+    /// Ticks between a leader's heartbeats.
+    pub heartbeat_ticks: u32,
+    /// Bytes of commands at which a log entry is proposed without waiting for more, KiB.
+    pub entry_target_kib: usize,
+    /// How long a command may wait for others to share a log entry with, µs.
+    pub linger_us: u64,
+    /// A memtable and a WAL file of the log, MiB. Three memtables and some files more.
+    pub log_write_buffer_mib: usize,
+    /// A memtable of a shard's state, MiB.
+    pub state_write_buffer_mib: usize,
+    /// Memtables of all shards' states, MiB.
+    pub state_memory_mib: usize,
+    /// Blocks of the state kept after being read, MiB.
+    pub block_cache_mib: usize,
+    /// Bodies kept for the workers that will ask for them, MiB.
+    pub body_cache_mib: usize,
+    /// All nodes of the cluster when it is made, this one too. Required.
+    pub members: Vec<Member>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Config {
+            cluster: String::new(),
+            node: 0,
+            data: PathBuf::new(),
+            api: String::new(),
+            peer: String::new(),
+            http: String::new(),
+            listen_anywhere: false,
+            shards: 64,
+            replicas: 3,
+            reactors: (cores / 4).clamp(1, 8),
+            api_threads: (cores / 2).clamp(1, 256),
+            raft_tick_ms: 100,
+            election_ticks: 20,
+            heartbeat_ticks: 3,
+            entry_target_kib: 256,
+            linger_us: 1_000,
+            log_write_buffer_mib: 64,
+            state_write_buffer_mib: 16,
+            state_memory_mib: 192,
+            block_cache_mib: 64,
+            body_cache_mib: 64,
+            members: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// The configuration that this process was started with. As for `--help`, the process ends here if it was only to
+    /// check or print it.
+    ///
+    /// # Errors
+    /// `Config` with every mistake found; `Io` if the file cannot be read.
+    pub fn load() -> Result<Config> {
+        let cli = Cli::parse();
+        let config = Config::read(&cli, std::env::vars())?;
+        if cli.print_config {
+            print!("{}", config.to_toml());
+        }
+        if cli.check_config {
+            println!("ok");
+        }
+        if cli.print_config || cli.check_config {
+            std::process::exit(0);
+        }
+        Ok(config)
+    }
+
+    /// The configuration in force: the file, overridden by `env`, overridden by `cli`.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn read(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Result<Config> {
+        let path = cli.config.display();
+        let text = std::fs::read_to_string(&cli.config).map_err(|error| Error::io(format!("{path}"), error))?;
+        let mut table: Table =
+            text.parse().map_err(|error: toml::de::Error| Error::Config(vec![format!("{path}: {error}")]))?;
+        let mut errors = Vec::new();
+        override_by_env(&mut table, env, &mut errors);
+        override_by_flags(&mut table, cli);
+        keys::check(&table, &mut errors);
+        if !errors.is_empty() {
+            return Err(Error::Config(errors));
+        }
+        let mut config: Config =
+            table.try_into().map_err(|error: toml::de::Error| Error::Config(vec![format!("{path}: {error}")]))?;
+        config.listen_as_own_member();
+        check::check(&config).map_err(Error::Config)?;
+        Ok(config)
+    }
+
+    /// As a TOML file.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("numbers, strings and tables are TOML")
+    }
+
+    /// This node among the members.
+    pub fn own_member(&self) -> Option<&Member> {
+        self.members.iter().find(|member| member.node == self.node)
+    }
+
+    fn listen_as_own_member(&mut self) {
+        let Some(own) = self.own_member().cloned() else { return };
+        for (address, of_member) in [(&mut self.api, own.api), (&mut self.peer, own.peer), (&mut self.http, own.http)]
+        {
+            if address.is_empty() {
+                *address = of_member;
+            }
+        }
+    }
+}
+
+fn override_by_env(
+    table: &mut Table,
+    env: impl IntoIterator<Item = (String, String)>,
+    errors: &mut Vec<String>,
+) {
+    for (name, text) in env {
+        let Some(key) = name.strip_prefix(ENV_PREFIX).map(str::to_ascii_lowercase) else { continue };
+        match key.as_str() {
+            // The flag's own variable.
+            "config" => {}
+            "members" => errors.push(format!("{name}: members can only be given in the file")),
+            _ if keys::is_text(&key) => drop(table.insert(key, Value::String(text))),
+            _ if keys::is_known(&key) => {
+                // What is not a number or a truth value is refused by the check of the keys.
+                let parsed = format!("value = {text}").parse::<Table>().ok();
+                let value = parsed.and_then(|mut table| table.remove("value"));
+                table.insert(key, value.unwrap_or(Value::String(text)));
+            }
+            _ => errors.push(format!("{name}: {}", keys::unknown(&key))),
+        }
+    }
+}
+
+fn override_by_flags(table: &mut Table, cli: &Cli) {
+    if let Some(node) = cli.node {
+        table.insert("node".to_owned(), Value::Integer(node.into()));
+    }
+    for (key, value) in [("data", &cli.data), ("api", &cli.api), ("peer", &cli.peer), ("http", &cli.http)] {
+        if let Some(value) = value {
+            table.insert(key.to_owned(), Value::String(value.clone()));
+        }
+    }
+}

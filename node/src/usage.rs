@@ -1,35 +1,73 @@
-//! What this process uses.
+//! What this process uses. A figure that the system does not tell is 0: these are for people, nothing depends on them.
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::statvfs::statvfs;
+use nix::sys::time::TimeVal;
+use std::fs;
 use std::path::Path;
-
-fn proc_value(file: &str, key: &str) -> u64 {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix(key));
-    line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-}
 
 /// Resident memory, bytes.
 pub fn rss_bytes() -> u64 {
-    proc_value("/proc/self/status", "VmRSS:") * 1024
+    figure("/proc/self/status", "VmRSS:") * 1024
 }
 
-/// Bytes that this process had written to disk, as the kernel counts them.
-pub fn written_bytes() -> u64 {
-    proc_value("/proc/self/io", "write_bytes:")
-}
-
-/// CPU time of all threads since start, user and system, µs.
+/// CPU time of all threads since the start, user and system, µs.
 pub fn cpu_us() -> u64 {
-    use nix::sys::resource::{UsageWho, getrusage};
-    getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| {
-        [usage.user_time(), usage.system_time()]
-            .iter()
-            .map(|t| t.tv_sec() as u64 * 1_000_000 + t.tv_usec() as u64)
-            .sum()
-    })
+    let us = |time: TimeVal| time.tv_sec() as u64 * 1_000_000 + time.tv_usec() as u64;
+    getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| us(usage.user_time()) + us(usage.system_time()))
 }
 
-/// Free bytes of the file system that holds `path`.
+/// Bytes that this process caused to be written to disks since the start.
+pub fn written_bytes() -> u64 {
+    figure("/proc/self/io", "write_bytes:")
+}
+
+/// Bytes that this process may still write to the file system of `path`.
 pub fn disk_free_bytes(path: &Path) -> u64 {
-    nix::sys::statvfs::statvfs(path).map_or(0, |s| s.blocks_available() as u64 * s.fragment_size() as u64)
+    statvfs(path).map_or(0, |disk| disk.blocks_available().saturating_mul(disk.fragment_size()))
+}
+
+/// Open file descriptors of this process.
+pub fn open_fds() -> u64 {
+    // Reading the folder opens one more.
+    fs::read_dir("/proc/self/fd").map_or(0, |fds| (fds.count() as u64).saturating_sub(1))
+}
+
+/// The first number behind `key` in a file of `key number unit` lines.
+fn figure(file: &str, key: &str) -> u64 {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let number = text.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse().ok());
+    number.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn memory_and_processor_time_grow_with_use() {
+        let (rss, cpu) = (rss_bytes(), cpu_us());
+        let used = std::hint::black_box(vec![1u8; 64 << 20]);
+        assert!(rss > 0 && rss_bytes() >= rss + (32 << 20), "{} after {rss}", rss_bytes());
+        let mut sum = 0u64;
+        while cpu_us() < cpu + 1_000 {
+            sum = used.iter().fold(sum, |sum, byte| sum.wrapping_add(u64::from(*byte)));
+        }
+        assert!(sum > 0);
+    }
+
+    #[test]
+    fn disks_and_descriptors_are_counted() {
+        let mut file = tempfile::tempfile().unwrap();
+        let before = open_fds();
+        let held: Vec<_> = (0..10).map(|_| file.try_clone().unwrap()).collect();
+        assert!(open_fds() >= before + 10 - 5, "other tests of this process may close some");
+        drop(held);
+        file.write_all(&[1; 4096]).unwrap();
+        file.sync_all().unwrap();
+        assert!(disk_free_bytes(Path::new("/")) > 0);
+        assert_eq!(disk_free_bytes(Path::new("/nowhere")), 0);
+        assert_eq!(figure("/nowhere", "a"), 0);
+    }
 }

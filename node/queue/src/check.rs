@@ -1,7 +1,7 @@
 //! All invariants of a shard's state, checked by walking everything. For tests, the simulator and the verification of
 //! a stopped store; far too slow for the path of a job.
 
-use crate::job::Reason;
+use crate::job::{Job, Reason};
 use crate::limits::{ATTEMPTS_MAX, DEDUP_MAX};
 use crate::machine::{Machine, submission_time_ms};
 use moso_proto::JobState;
@@ -85,6 +85,10 @@ fn check_tasks(machine: &Machine) -> Result<(), String> {
         }
         if task.rest_end.is_some() && task.rest_len() > 0 {
             return fail("the jobs never made have ended, but some are left");
+        }
+        let waits = |job: &Job| !job.state.is_leased();
+        if task.too_many_failed() && machine.jobs.from(task.first()).take_while(|j| j.seq < end).any(waits) {
+            return fail("too many of its jobs have failed, but some wait to run");
         }
         if task.ended() == task.jobs {
             return fail("all its jobs have ended, but it lives");

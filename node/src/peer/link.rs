@@ -74,6 +74,11 @@ impl Link {
         self.queue().open
     }
 
+    #[cfg(test)]
+    pub(super) fn calls_waiting(&self) -> usize {
+        self.calls().len()
+    }
+
     pub(super) fn send_raft(&self, shard: u16, message: Bytes) -> bool {
         message.len() <= BODY_BYTES_MAX && self.push(Item::Raft(shard, message)).is_ok()
     }

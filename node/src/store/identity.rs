@@ -212,20 +212,17 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
-/// A folder without identity must hold nothing but what a crash in the middle of making it leaves.
+/// A folder without identity must hold nothing but the node's configuration and what a crash in the middle of making it
+/// leaves.
 fn check_empty(path: &Path) -> Result<()> {
     let unreadable = |error: io::Error| refuse(path, format!("cannot be read: {error}"));
+    let making = format!("{IDENTITY}.new");
     for entry in fs::read_dir(path).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();
-        if name != LOCK
-            && name != "lost+found"
-            && name.to_string_lossy() != format!("{IDENTITY}.new")
-        {
-            let found = name.to_string_lossy();
-            return Err(refuse(
-                path,
-                format!("holds {found:?} but no {IDENTITY}: it is no data folder, or lost a part"),
-            ));
+        let name = name.to_string_lossy();
+        if ![LOCK, "lost+found", &making].contains(&&*name) && !name.ends_with(".toml") {
+            let reason = format!("holds {name:?} but no {IDENTITY}: it is no data folder, or lost a part");
+            return Err(refuse(path, reason));
         }
     }
     Ok(())

@@ -1,6 +1,5 @@
 //! What can happen at a point of virtual time, and what clients and nodes say to each other.
 
-use super::faults::FaultKind;
 use bytes::Bytes;
 use moso_queue::command::Reply;
 use moso_queue::ready::Popped;
@@ -106,8 +105,6 @@ pub enum Mend {
     Wall(usize),
     /// The network loses no more than usual.
     Loss,
-    /// Never used by itself; keeps the kind for the trace.
-    Kind(FaultKind),
 }
 
 /// A client's request.

@@ -481,11 +481,10 @@ impl Group {
         let replica = self.core.replica_ref();
         let role = replica.role();
         let disk = &mut *around.disk;
-        let last = replica.last_index();
-        let written = |index, term| {
-            // What is in flight has terms of its own; what is committed was on this disk before, or is not there.
-            index <= last && disk.term(self.shard, index).is_none_or(|t| t == term)
-        };
+        // A replica campaigns only once its whole log is on disk.
+        let first = replica.first_index();
+        let written =
+            |index, term| index < first || disk.term(self.shard, index) == Some(term);
         around
             .watch
             .role(around.env, around.node, self.shard, role, written)?;

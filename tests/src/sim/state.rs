@@ -125,7 +125,7 @@ impl Records {
             machine.load_class(id, record.clone())?;
         }
         for (&seq, record) in &self.tasks {
-            machine.load_task(seq, record.clone())?;
+            machine.load_task(seq, record.clone(), || self.bodies.get(&seq).cloned())?;
         }
         for (&seq, record) in &self.jobs {
             machine.load_job(seq, record.clone())?;

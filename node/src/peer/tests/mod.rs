@@ -1,0 +1,5 @@
+mod cluster;
+mod frames;
+mod hostile;
+mod queue;
+mod talk;

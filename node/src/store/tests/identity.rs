@@ -51,6 +51,7 @@ fn a_folder_without_identity_must_be_empty() {
     fs::create_dir(dir.path().join("log")).unwrap();
     assert!(refusal(dir.path(), "grid", 1).contains("\"log\" but no IDENTITY"));
     fs::remove_dir(dir.path().join("log")).unwrap();
+    fs::write(dir.path().join("node.toml"), "").unwrap();
     // A crash before the rename leaves this.
     fs::write(dir.path().join("IDENTITY.new"), "{").unwrap();
     DataFolder::open(dir.path(), "grid", 1).unwrap();

@@ -1,0 +1,135 @@
+//! A deterministic simulator of shards: nodes with several replicas, their disks, clocks and network, and the clients,
+//! on one thread, in virtual time, from one seed. The same seed gives the same run, event by event.
+//!
+//! What is real: `moso-shard`'s core (Raft, leases, batching) and `moso-queue`'s machine and ready index, driven in
+//! the order in which the node's reactor drives them. What is simulated: everything that touches the world.
+//!
+//! ```text
+//! plan.rs      what a seed does: sizes, speeds, kinds of fault; drawn anew for each seed
+//! env.rs event.rs network.rs faults.rs      virtual time, chance, links, what goes wrong
+//! log.rs state.rs      disks: un-synced writes and un-flushed batches are lost in a crash
+//! node.rs group.rs     the reactor's loop and a shard's turn
+//! calls.rs submitter.rs worker.rs operator.rs history.rs      clients, and what they were told
+//! oracle.rs rules.rs watch.rs      the invariants
+//! trace.rs coverage.rs      what happened, and how often
+//! world.rs     the run: faults first, then calm, in which all work must get done
+//! ```
+
+mod calls;
+mod coverage;
+mod env;
+mod event;
+mod faults;
+mod group;
+mod history;
+mod log;
+mod network;
+mod node;
+mod operator;
+mod oracle;
+mod plan;
+mod rules;
+mod state;
+mod submitter;
+mod trace;
+pub mod watch;
+mod worker;
+mod world;
+
+pub use coverage::Coverage;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use watch::Violation;
+use world::World;
+
+/// What became of a seed.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// Fingerprint of all events.
+    pub hash: u64,
+    /// Events.
+    pub events: u64,
+    /// Length of the run in virtual time, ms.
+    pub virtual_ms: u64,
+    /// What was reached.
+    pub coverage: Coverage,
+    /// The invariant that was violated, and the newest events.
+    pub failure: Option<Failure>,
+}
+
+/// An invariant was violated, or the code under test panicked.
+#[derive(Debug)]
+pub struct Failure {
+    seed: u64,
+    violation: Violation,
+    plan: String,
+    tail: String,
+}
+
+impl Failure {
+    /// Name of the invariant.
+    pub fn invariant(&self) -> &'static str {
+        self.violation.invariant
+    }
+
+    /// In a line.
+    pub fn summary(&self) -> String {
+        format!(
+            "seed {}: {}: {}",
+            self.seed, self.violation.invariant, self.violation.detail
+        )
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.tail)?;
+        writeln!(f, "plan: {}", self.plan)?;
+        writeln!(f, "{}", self.summary())?;
+        write!(
+            f,
+            "again: cargo run --release -p moso-tests --bin simulate -- --seed {} --verbose",
+            self.seed
+        )
+    }
+}
+
+/// Runs a seed; `verbose` prints every event.
+pub fn run(seed: u64, verbose: bool) -> Outcome {
+    let mut world = World::new(seed, verbose);
+    let plan = format!("{:?}", world.env.plan);
+    if verbose {
+        println!("plan: {plan}");
+    }
+    let result = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Violation::new("no panic", text.unwrap_or_default())
+    });
+    let env = &world.env;
+    Outcome {
+        seed,
+        hash: env.trace.hash(),
+        events: env.trace.events(),
+        virtual_ms: env.now_ms,
+        coverage: env.cover.clone(),
+        failure: result.err().map(|violation| Failure {
+            seed,
+            violation,
+            plan,
+            tail: env.trace.tail(),
+        }),
+    }
+}
+
+/// Replica id of a node, the same for all shards.
+fn peer_of(node: usize) -> u64 {
+    ((node as u64 + 1) << 32) | 1
+}
+
+/// Node of a replica.
+fn node_of(peer: u64) -> usize {
+    (peer >> 32) as usize - 1
+}

@@ -1,0 +1,433 @@
+//! A simulated node: its disk and clocks, which survive, and its process, which does not. The process is a reactor with
+//! all shards and a log writer, as in the node.
+
+use super::env::{EPOCH_MS, Env};
+use super::event::{Answer, Ask, Event, Request, Work};
+use super::group::{Around, Group, send_answer};
+use super::log::{Disk, LogWriter};
+use super::network::client_delay;
+use super::state::StateStore;
+use super::trace::Note;
+use super::watch::{Check, Violation, Watch};
+use bytes::Bytes;
+use moso_shard::{Message, wire};
+use rand::Rng;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Where monotonic clocks start, ms.
+const MONO_START_MS: u64 = 1_000_000;
+/// Longer pauses count as time in which a leader hears nobody; shorter ones it does not notice.
+const PAUSE_COUNTED_MS: u64 = 700;
+/// Messages taken in one run of a reactor.
+const MESSAGES_PER_RUN: usize = 64;
+/// Messages that wait at a reactor; more are dropped.
+const MESSAGES_MAX: usize = 4_096;
+
+/// A node's process.
+struct Process {
+    groups: BTreeMap<u16, Group>,
+    writer: LogWriter,
+    messages: VecDeque<(u16, Message)>,
+    persisted: Vec<(u16, u64)>,
+    flushed: Vec<(u16, u64)>,
+    work: VecDeque<Work>,
+    unreachable: Vec<usize>,
+    next_tick_ms: u64,
+    /// When the reactor runs next, true time.
+    planned_ms: u64,
+}
+
+/// A node.
+pub struct Node {
+    node: usize,
+    disk: Disk,
+    states: BTreeMap<u16, StateStore>,
+    process: Option<Process>,
+    incarnation: u32,
+    started_ms: u64,
+    drift_ppm: i64,
+    wall_offset_ms: i64,
+    paused_until_ms: Option<u64>,
+    paused_since_ms: u64,
+}
+
+impl Node {
+    /// A node that was never started.
+    pub fn new(env: &mut Env, node: usize) -> Node {
+        let drift = env.plan.drift_ppm;
+        Node {
+            node,
+            disk: Disk::default(),
+            states: (1..=env.plan.shards)
+                .map(|shard| (shard, StateStore::default()))
+                .collect(),
+            process: None,
+            incarnation: 0,
+            started_ms: 0,
+            drift_ppm: env.rng.random_range(-drift..=drift),
+            wall_offset_ms: 0,
+            paused_until_ms: None,
+            paused_since_ms: 0,
+        }
+    }
+
+    /// The process runs, perhaps paused.
+    pub fn is_up(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// The process is stopped by a signal.
+    pub fn is_paused(&self) -> bool {
+        self.paused_until_ms.is_some()
+    }
+
+    /// The disk.
+    pub fn disk(&mut self) -> &mut Disk {
+        &mut self.disk
+    }
+
+    /// A shard's state.
+    pub fn state(&mut self, shard: u16) -> &mut StateStore {
+        self.states.get_mut(&shard).expect("shards are fixed")
+    }
+
+    /// A shard's replica, while the process runs.
+    pub fn group(&self, shard: u16) -> Option<&Group> {
+        self.process.as_ref()?.groups.get(&shard)
+    }
+
+    /// Moves the wall clock.
+    pub fn set_wall_offset(&mut self, ms: i64) {
+        self.wall_offset_ms = ms;
+    }
+
+    fn mono_ms(&self, now_ms: u64) -> u64 {
+        let passed = (now_ms - self.started_ms) as i64;
+        let drifted = passed + passed * self.drift_ppm / 1_000_000;
+        MONO_START_MS + drifted.max(0) as u64
+    }
+
+    fn wall_ms(&self, now_ms: u64) -> u64 {
+        ((EPOCH_MS + now_ms) as i64 + self.wall_offset_ms) as u64
+    }
+
+    /// Starts the process on what is on disk.
+    pub fn start(&mut self, env: &mut Env, watch: &mut Watch) -> Check {
+        self.incarnation += 1;
+        self.started_ms = env.now_ms;
+        let mut groups = BTreeMap::new();
+        let mut writer = LogWriter::default();
+        let shards: Vec<u16> = self.states.keys().copied().collect();
+        for shard in shards {
+            let mut around = Around {
+                mono_ms: self.mono_ms(env.now_ms),
+                wall_ms: self.wall_ms(env.now_ms),
+                env,
+                watch,
+                disk: &mut self.disk,
+                writer: &mut writer,
+                node: self.node,
+                incarnation: self.incarnation,
+            };
+            let group = Group::open(&mut around, shard, &self.states[&shard])?;
+            groups.insert(shard, group);
+        }
+        let offset_ms = env.within((0, env.plan.tick_ms));
+        self.process = Some(Process {
+            groups,
+            writer,
+            messages: VecDeque::new(),
+            persisted: Vec::new(),
+            flushed: Vec::new(),
+            work: VecDeque::new(),
+            unreachable: Vec::new(),
+            next_tick_ms: MONO_START_MS + offset_ms,
+            planned_ms: u64::MAX,
+        });
+        self.plan_run(env, offset_ms);
+        Ok(())
+    }
+
+    /// Ends the process at once. What was not synced or flushed is lost.
+    pub fn crash(&mut self, env: &mut Env) -> Check {
+        let Some(process) = self.process.take() else {
+            return Ok(());
+        };
+        self.paused_until_ms = None;
+        let (survived, lost) = process.writer.crash(env, &mut self.disk)?;
+        self.states.values_mut().for_each(StateStore::crash);
+        env.note(Note::Crash {
+            node: self.node,
+            survived,
+            lost,
+        });
+        Ok(())
+    }
+
+    /// Stops the process by a signal.
+    pub fn pause(&mut self, env: &mut Env, ms: u64) {
+        if self.process.is_some() && self.paused_until_ms.is_none() {
+            self.paused_since_ms = env.now_ms;
+            self.paused_until_ms = Some(env.now_ms + ms);
+        }
+    }
+
+    /// Lets the process go on.
+    pub fn resume(&mut self, env: &mut Env, watch: &mut Watch) {
+        if self.paused_until_ms.take().is_none() {
+            return;
+        }
+        let paused_ms = env.now_ms - self.paused_since_ms;
+        if paused_ms > PAUSE_COUNTED_MS {
+            watch.paused(self.node, paused_ms);
+        }
+        if let Some(process) = &mut self.process {
+            process.planned_ms = u64::MAX;
+        }
+        self.plan_run(env, 0);
+    }
+
+    /// Lets the reactor run in so long, unless it runs before.
+    fn plan_run(&mut self, env: &mut Env, delay_ms: u64) {
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        let planned_ms = env.now_ms + delay_ms;
+        if planned_ms < process.planned_ms {
+            process.planned_ms = planned_ms;
+            let event = Event::Reactor {
+                node: self.node,
+                incarnation: self.incarnation,
+                planned_ms,
+            };
+            env.after(delay_ms, event);
+        }
+    }
+
+    fn wake(&mut self, env: &mut Env) {
+        let span = env.plan.reaction_ms;
+        let delay_ms = env.within(span);
+        self.plan_run(env, delay_ms);
+    }
+
+    /// A message of Raft arrives.
+    pub fn message(&mut self, env: &mut Env, shard: u16, bytes: Bytes) -> Check {
+        let Ok(message) = wire::decode_message(bytes) else {
+            return Violation::new("messages decode", format!("node {}", self.node));
+        };
+        if let Some(process) = &mut self.process
+            && process.messages.len() < MESSAGES_MAX
+        {
+            process.messages.push_back((shard, message));
+            self.wake(env);
+        }
+        Ok(())
+    }
+
+    /// A node cannot be reached from here.
+    pub fn unreachable(&mut self, env: &mut Env, node: usize) {
+        if let Some(process) = &mut self.process {
+            process.unreachable.push(node);
+            self.wake(env);
+        }
+    }
+
+    /// A write of the log has ended.
+    pub fn synced(&mut self, env: &mut Env, incarnation: u32) -> Check {
+        if incarnation != self.incarnation {
+            return Ok(());
+        }
+        if let Some(until_ms) = self.paused_until_ms {
+            let node = self.node;
+            let delay_ms = until_ms.saturating_sub(env.now_ms) + 1;
+            env.after(delay_ms, Event::Synced { node, incarnation });
+            return Ok(());
+        }
+        if std::mem::take(&mut self.disk.fails) {
+            // Law 1: a write that fails ends the process.
+            env.cover.count("faults: sync failed");
+            self.crash(env)?;
+            let delay_ms = env.within((100, 3_000));
+            env.after(delay_ms, Event::Mend(super::event::Mend::Start(self.node)));
+            return Ok(());
+        }
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
+        let numbers = process
+            .writer
+            .synced(env, &mut self.disk, self.node, incarnation)?;
+        process.persisted.extend(numbers);
+        self.wake(env);
+        Ok(())
+    }
+
+    /// A flush of a shard's state has ended.
+    pub fn flushed(&mut self, env: &mut Env, incarnation: u32, shard: u16, upto: u64) {
+        if incarnation != self.incarnation || self.process.is_none() {
+            return;
+        }
+        let index = self.state(shard).flush(upto);
+        let node = self.node;
+        env.note(Note::Flushed { node, shard, index });
+        if let Some(process) = &mut self.process {
+            process.flushed.push((shard, index));
+        }
+        self.wake(env);
+    }
+
+    /// A leader's word how far all replicas of a shard are.
+    pub fn matched(&mut self, shard: u16, matched: u64) {
+        let process = self.process.as_mut();
+        if let Some(group) = process.and_then(|process| process.groups.get_mut(&shard)) {
+            group.told_matched(matched);
+        }
+    }
+
+    /// A client's request arrives: a thread of the node looks at it, and hands it to the reactor, soon or late.
+    pub fn request(&mut self, env: &mut Env, request: Request) {
+        if self.is_paused() {
+            // Nobody accepts it; the client will give up.
+            return;
+        }
+        let Some(process) = &mut self.process else {
+            send_answer(env, self.node, request.client, request.id, Answer::Down);
+            return;
+        };
+        let Some(group) = process.groups.get(&request.shard) else {
+            return;
+        };
+        let popped = group.prepare(env, &request);
+        if matches!(request.ask, Ask::Lease { .. }) && popped.is_empty() && group.core().serves() {
+            let none = moso_queue::command::Reply::Leased(Vec::new());
+            let answer = Answer::Reply(none);
+            send_answer(env, self.node, request.client, request.id, answer);
+            return;
+        }
+        let delay_ms = if !env.calm && env.once_in(50) {
+            env.within((1, 3_000))
+        } else {
+            0
+        };
+        let event = Event::Work {
+            node: self.node,
+            incarnation: self.incarnation,
+            work: Work { request, popped },
+        };
+        env.after(delay_ms, event);
+    }
+
+    /// A prepared request reaches the reactor.
+    pub fn work(&mut self, env: &mut Env, incarnation: u32, work: Work) {
+        if incarnation != self.incarnation {
+            return;
+        }
+        if let Some(process) = &mut self.process {
+            process.work.push_back(work);
+            self.wake(env);
+        }
+    }
+
+    /// Hands a shard's leadership to another node.
+    pub fn transfer(&mut self, env: &mut Env, shard: u16, to: usize) -> bool {
+        let process = self.process.as_mut();
+        let group = process.and_then(|process| process.groups.get_mut(&shard));
+        let begun = group.is_some_and(|group| group.transfer(to));
+        if begun {
+            self.wake(env);
+        }
+        begun
+    }
+
+    /// The reactor runs: takes mail and requests, ticks, lets its shards take their turns.
+    pub fn run(
+        &mut self,
+        env: &mut Env,
+        watch: &mut Watch,
+        incarnation: u32,
+        planned_ms: u64,
+    ) -> Check {
+        if incarnation != self.incarnation || self.is_paused() {
+            return Ok(());
+        }
+        let (mono_ms, wall_ms) = (self.mono_ms(env.now_ms), self.wall_ms(env.now_ms));
+        let Some(process) = self.process.as_mut() else {
+            return Ok(());
+        };
+        if process.planned_ms != planned_ms {
+            return Ok(());
+        }
+        process.planned_ms = u64::MAX;
+        let Process {
+            groups,
+            writer,
+            messages,
+            persisted,
+            flushed,
+            work,
+            unreachable,
+            next_tick_ms,
+            ..
+        } = process;
+        let mut around = Around {
+            env,
+            watch,
+            disk: &mut self.disk,
+            writer,
+            node: self.node,
+            incarnation,
+            mono_ms,
+            wall_ms,
+        };
+        for (shard, number) in persisted.drain(..) {
+            groups.get_mut(&shard).expect("shards are fixed").persisted(number);
+        }
+        let taken = messages.len().min(MESSAGES_PER_RUN);
+        for (shard, message) in messages.drain(..taken) {
+            let group = groups.get_mut(&shard).expect("shards are fixed");
+            group.step(around.env, self.node, message)?;
+        }
+        for (shard, durable) in flushed.drain(..) {
+            let group = groups.get_mut(&shard).expect("shards are fixed");
+            if let Some(matched) = group.flushed(&mut around, durable) {
+                tell_matched(around.env, self.node, shard, matched);
+            }
+        }
+        for node in unreachable.drain(..) {
+            groups.values_mut().for_each(|group| group.report_unreachable(node));
+        }
+        for work in work.drain(..) {
+            let group = groups.get_mut(&work.request.shard).expect("shards are fixed");
+            group.take(&mut around, work);
+        }
+        if mono_ms >= *next_tick_ms {
+            *next_tick_ms = mono_ms + around.env.plan.tick_ms;
+            for (shard, group) in groups.iter_mut() {
+                group.tick(&mut around, &self.states[shard]);
+            }
+        }
+        for (shard, group) in groups.iter_mut() {
+            let store = self.states.get_mut(shard).expect("shards are fixed");
+            group.turn(&mut around, store)?;
+        }
+        let sleep_ms = if messages.is_empty() {
+            // A fast clock is early by less than this.
+            next_tick_ms.saturating_sub(mono_ms) + 1
+        } else {
+            0
+        };
+        self.plan_run(env, sleep_ms);
+        Ok(())
+    }
+}
+
+/// Tells all other nodes how far the replicas of a shard are.
+fn tell_matched(env: &mut Env, node: usize, shard: u16, matched: u64) {
+    for to in (0..env.plan.nodes).filter(|to| *to != node) {
+        if env.net.passes(node, to)
+            && let Some(delay_ms) = client_delay(env, to)
+        {
+            env.after(delay_ms, Event::Matched { to, shard, matched });
+        }
+    }
+}
