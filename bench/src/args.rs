@@ -193,13 +193,9 @@ pub struct Replay {
 
 /// Reads `250ms`, `20s`, `5m`, `2h`; a plain number is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: f64 = number
-        .parse()
-        .map_err(|_| format!("{text:?} is not a time: write 250ms, 20s, 5m or 2h"))?;
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is not a time: write 250ms, 20s, 5m or 2h"))?;
     let seconds = match unit {
         "ms" => 0.001,
         "" | "s" => 1.0,
@@ -259,10 +255,7 @@ mod tests {
         let one = parse(&["moso-bench", "lifecycle", "--batch", "1"]);
         assert_eq!(one.parallel(one.workers), 64);
         let many = parse(&["moso-bench", "lifecycle", "--workers", "3"]);
-        assert_eq!(
-            (many.parallel(many.submitters), many.parallel(many.workers)),
-            (16, 3)
-        );
+        assert_eq!((many.parallel(many.submitters), many.parallel(many.workers)), (16, 3));
         assert_eq!(many.warmup_jobs(), 20_000);
     }
 }

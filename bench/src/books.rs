@@ -175,9 +175,7 @@ impl Books {
     fn mark(&self, job: u64, flag: u8) -> u8 {
         let shard = JobId(job).shard().map_or(0, |s| usize::from(s.0));
         let mut part = lock(&self.parts[shard % SPLIT]);
-        let chunk = part
-            .entry(job >> CHUNK_BITS)
-            .or_insert_with(|| vec![0; 1 << CHUNK_BITS].into_boxed_slice());
+        let chunk = part.entry(job >> CHUNK_BITS).or_insert_with(|| vec![0; 1 << CHUNK_BITS].into_boxed_slice());
         let entry = &mut chunk[(job & ((1 << CHUNK_BITS) - 1)) as usize];
         let before = *entry;
         *entry |= flag;
@@ -209,11 +207,7 @@ mod tests {
             books.submitted(first, 100);
             for job in first..first + 100 {
                 books.leased(1);
-                let ending = if job % 10 == 0 {
-                    Ending::Failed
-                } else {
-                    Ending::Finished
-                };
+                let ending = if job % 10 == 0 { Ending::Failed } else { Ending::Finished };
                 books.accepted(job, ending);
             }
         }

@@ -26,10 +26,7 @@ impl Count {
     pub fn ended(&self) -> u64 {
         let is_final = |name: &str| name.parse().is_ok_and(JobState::is_final);
         let states = self.states.iter();
-        states
-            .filter(|(name, _)| is_final(name))
-            .map(|(_, n)| n)
-            .sum()
+        states.filter(|(name, _)| is_final(name)).map(|(_, n)| n).sum()
     }
 
     /// Jobs in this state.
@@ -70,19 +67,11 @@ pub async fn count(run: &Run, queues: &[String]) -> Result<Count> {
     Ok(count)
 }
 
-async fn count_queue(
-    run: &Run,
-    queue: &str,
-    open: &mut HashMap<u64, u32>,
-    count: &mut Count,
-) -> Result<()> {
+async fn count_queue(run: &Run, queue: &str, open: &mut HashMap<u64, u32>, count: &mut Count) -> Result<()> {
     let mut cursor = String::new();
     loop {
         let request = ListRequest {
-            selector: Some(Selector {
-                queue: queue.to_owned(),
-                ..Selector::default()
-            }),
+            selector: Some(Selector { queue: queue.to_owned(), ..Selector::default() }),
             limit: PAGE,
             cursor: cursor.clone(),
         };
@@ -110,20 +99,9 @@ mod tests {
 
     #[test]
     fn final_states_are_ended() {
-        let counts = [
-            ("finished", 90),
-            ("failed", 5),
-            ("running", 3),
-            ("closed", 2),
-        ];
+        let counts = [("finished", 90), ("failed", 5), ("running", 3), ("closed", 2)];
         let task = TaskView {
-            counts: counts
-                .iter()
-                .map(|(state, jobs)| StateCount {
-                    state: (*state).to_owned(),
-                    jobs: *jobs,
-                })
-                .collect(),
+            counts: counts.iter().map(|(state, jobs)| StateCount { state: (*state).to_owned(), jobs: *jobs }).collect(),
             ..TaskView::default()
         };
         let mut count = Count::default();

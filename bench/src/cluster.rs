@@ -32,12 +32,7 @@ impl Target {
             author: "moso-bench".to_owned(),
             ..ClientOptions::default()
         };
-        let mut target = Target {
-            addresses: common.connect.clone(),
-            own: None,
-            options,
-            kills: AtomicU64::new(0),
-        };
+        let mut target = Target { addresses: common.connect.clone(), own: None, options, kills: AtomicU64::new(0) };
         if common.connect.is_empty() {
             let options = LocalOptions {
                 nodes: common.nodes,
@@ -46,9 +41,7 @@ impl Target {
                 cluster: "bench".to_owned(),
                 ..LocalOptions::default()
             };
-            let cluster = LocalCluster::start(options)
-                .await
-                .context("local cluster")?;
+            let cluster = LocalCluster::start(options).await.context("local cluster")?;
             target.addresses = cluster.addrs();
             target.own = Some(Mutex::new(cluster));
         }
@@ -68,12 +61,7 @@ impl Target {
     /// A cluster at these addresses, for tests.
     #[cfg(test)]
     pub fn at(addresses: Vec<String>) -> Target {
-        Target {
-            addresses,
-            own: None,
-            options: ClientOptions::default(),
-            kills: AtomicU64::new(0),
-        }
+        Target { addresses, own: None, options: ClientOptions::default(), kills: AtomicU64::new(0) }
     }
 
     /// Whether it was started here.
@@ -100,12 +88,7 @@ impl Target {
 
     /// Kills a node drawn from the seed every so often, and starts it again. Goes on until it is dropped; then
     /// [`restore`](Self::restore) is due. Returns only what went wrong.
-    pub async fn kill_nodes(
-        &self,
-        every: Duration,
-        seed: u64,
-        say: impl Fn(String) + Send,
-    ) -> anyhow::Error {
+    pub async fn kill_nodes(&self, every: Duration, seed: u64, say: impl Fn(String) + Send) -> anyhow::Error {
         let Some(own) = &self.own else {
             return anyhow::anyhow!("only a cluster that was started here can lose nodes");
         };
@@ -160,10 +143,7 @@ impl Target {
             return Ok(());
         };
         if keep {
-            println!(
-                "the cluster runs on at {}; Ctrl-C ends it",
-                self.addresses.join(",")
-            );
+            println!("the cluster runs on at {}; Ctrl-C ends it", self.addresses.join(","));
             tokio::signal::ctrl_c().await.context("signal")?;
         }
         own.into_inner().stop().await.context("local cluster")

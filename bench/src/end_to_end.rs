@@ -38,12 +38,7 @@ async fn lifecycle_ends_every_job_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_streams_undecided_results_and_second_leases_lose_nothing() {
-    let faults = Faults {
-        break_after: 20,
-        release_each: 50,
-        retry_each: 30,
-        forget_each: 0,
-    };
+    let faults = Faults { break_after: 20, release_each: 50, retry_each: 30, forget_each: 0 };
     let (report, state) = lifecycle(SMALL, faults).await;
     assert!(report.ok, "{}", report.text());
     let state = state.lock().expect("no panic");
@@ -52,10 +47,7 @@ async fn broken_streams_undecided_results_and_second_leases_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_result_that_is_never_acknowledged_is_a_lost_job() {
-    let faults = Faults {
-        forget_each: 1_000,
-        ..Faults::default()
-    };
+    let faults = Faults { forget_each: 1_000, ..Faults::default() };
     let args = SMALL.replace("--warmup 100", "--warmup 0 --patience 1s");
     let (report, _) = lifecycle(&args, faults).await;
     assert!(!report.ok);
@@ -78,9 +70,8 @@ async fn latency_times_every_submission() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn running_holds_all_jobs_and_counts_heartbeats() {
     for flood in ["", " --flood"] {
-        let args = format!(
-            "running --jobs 2000 --heartbeat 1s --seconds 2 --workers 3 --queues 2 --through 500{flood}"
-        );
+        let args =
+            format!("running --jobs 2000 --heartbeat 1s --seconds 2 --workers 3 --queues 2 --through 500{flood}");
         let (common, Command::Running(asked)) = parse(&args) else {
             panic!("{args}");
         };
@@ -89,12 +80,7 @@ async fn running_holds_all_jobs_and_counts_heartbeats() {
         let report = outcome.expect("the fake answers").report;
         assert!(report.ok, "{}", report.text());
         assert!(report.peak_running >= 2_000);
-        assert!(
-            report
-                .server
-                .heartbeats_per_s
-                .is_some_and(|rate| rate > 0.0)
-        );
+        assert!(report.server.heartbeats_per_s.is_some_and(|rate| rate > 0.0));
         assert!(report.server.through_per_s.is_some());
         let state = state.lock().expect("no panic");
         assert!(state.heartbeats >= 2_000, "{}", state.heartbeats);
@@ -103,18 +89,12 @@ async fn running_holds_all_jobs_and_counts_heartbeats() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replay_ends_every_job_at_its_site() {
-    let args =
-        "replay --jobs 1500 --speedup 500000 --amplify 3 --workers 4 --submitters 8 --seed 5";
+    let args = "replay --jobs 1500 --speedup 500000 --amplify 3 --workers 4 --submitters 8 --seed 5";
     let (common, Command::Replay(asked)) = parse(args) else {
         panic!("{args}");
     };
     let workload = Arc::new(crate::replay::workload(&common, &asked).expect("drawn"));
-    let faults = Faults {
-        break_after: 40,
-        retry_each: 100,
-        release_each: 200,
-        ..Faults::default()
-    };
+    let faults = Faults { break_after: 40, retry_each: 100, release_each: 200, ..Faults::default() };
     let (target, _) = start(faults).await;
     let outcome = crate::replay::command(&common, &asked, &target, workload.clone()).await;
     let outcome = outcome.expect("the fake answers");
@@ -122,21 +102,11 @@ async fn replay_ends_every_job_at_its_site() {
     assert!(report.ok, "{}", report.text());
     let failed = workload.records.iter().filter(|r| r.failed).count() as u64 * 3;
     assert_eq!(report.states["failed"], failed);
-    let per_site: Vec<u64> = report
-        .sites
-        .iter()
-        .map(|(_, done, failed)| done + failed)
-        .collect();
+    let per_site: Vec<u64> = report.sites.iter().map(|(_, done, failed)| done + failed).collect();
     let expected: Vec<u64> = workload.per_site().iter().map(|n| n * 3).collect();
     assert_eq!(per_site.iter().sum::<u64>(), 4_500);
     assert_eq!(per_site, expected);
-    assert!(
-        outcome
-            .seen
-            .samples
-            .last()
-            .is_some_and(|s| s.ended == 4_500)
-    );
+    assert!(outcome.seen.samples.last().is_some_and(|s| s.ended == 4_500));
 }
 
 #[tokio::test]

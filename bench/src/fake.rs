@@ -72,9 +72,7 @@ fn absent<T>() -> Answer<T> {
 
 impl Fake {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("no test panics while it holds this")
+        self.state.lock().expect("no test panics while it holds this")
     }
 }
 
@@ -90,10 +88,7 @@ impl State {
             };
             *counts.entry(state).or_default() += 1;
         }
-        let counts = counts.into_iter().map(|(state, jobs)| StateCount {
-            state: state.to_owned(),
-            jobs,
-        });
+        let counts = counts.into_iter().map(|(state, jobs)| StateCount { state: state.to_owned(), jobs });
         Some(TaskView {
             task_id: task,
             queue: spec.queue.clone(),
@@ -112,26 +107,13 @@ impl State {
         let first = task + 1;
         self.seq += u64::from(jobs) + 1;
         for job in first..first + u64::from(jobs) {
-            let entry = Job {
-                task,
-                attempt: 0,
-                session: 0,
-                ended: None,
-            };
+            let entry = Job { task, attempt: 0, session: 0, ended: None };
             self.jobs.insert(job, entry);
-            self.ready
-                .entry(spec.queue.clone())
-                .or_default()
-                .push_back(job);
+            self.ready.entry(spec.queue.clone()).or_default().push_back(job);
         }
         let bodies = request.jobs.into_iter().map(|job| job.body).collect();
         self.tasks.insert(task, (spec, first, jobs, bodies));
-        SubmitReply {
-            task_id: task,
-            first_job_id: first,
-            jobs,
-            repeated: false,
-        }
+        SubmitReply { task_id: task, first_job_id: first, jobs, repeated: false }
     }
 
     fn lease(&mut self, session: u64, request: &LeaseRequest) -> Option<LeaseReply> {
@@ -158,11 +140,7 @@ impl State {
         if leases.is_empty() {
             return None;
         }
-        let reply = LeaseReply {
-            request_id: request.request_id,
-            leases,
-            fault: None,
-        };
+        let reply = LeaseReply { request_id: request.request_id, leases, fault: None };
         self.answers.insert(session, reply.clone());
         Some(reply)
     }
@@ -237,25 +215,17 @@ impl Jobs for Fake {
     }
     async fn get_task(&self, request: Request<TaskRequest>) -> Answer<TaskView> {
         let view = self.lock().view(request.into_inner().task_id);
-        view.map(Response::new)
-            .ok_or_else(|| Status::not_found("no such task"))
+        view.map(Response::new).ok_or_else(|| Status::not_found("no such task"))
     }
     async fn list_tasks(&self, request: Request<ListRequest>) -> Answer<TaskList> {
         let request = request.into_inner();
         let queue = request.selector.unwrap_or_default().queue;
         let state = self.lock();
         let after: u64 = request.cursor.parse().unwrap_or(0);
-        let ids = state
-            .tasks
-            .range(after + 1..)
-            .filter(|(_, task)| task.0.queue == queue);
+        let ids = state.tasks.range(after + 1..).filter(|(_, task)| task.0.queue == queue);
         // Small pages, so that there are several.
         let ids: Vec<u64> = ids.map(|(id, _)| *id).take(7).collect();
-        let cursor = if ids.len() == 7 {
-            ids[6].to_string()
-        } else {
-            String::new()
-        };
+        let cursor = if ids.len() == 7 { ids[6].to_string() } else { String::new() };
         let tasks = ids.into_iter().filter_map(|id| state.view(id)).collect();
         Ok(Response::new(TaskList { tasks, cursor }))
     }
@@ -281,12 +251,7 @@ impl Jobs for Fake {
 impl Admin for Fake {
     async fn put_object(&self, request: Request<PutObjectRequest>) -> Answer<Object> {
         let request = request.into_inner();
-        Ok(Response::new(Object {
-            kind: request.kind,
-            name: request.name,
-            json: request.json,
-            ..Object::default()
-        }))
+        Ok(Response::new(Object { kind: request.kind, name: request.name, json: request.json, ..Object::default() }))
     }
     async fn cluster(&self, _: Request<ClusterRequest>) -> Answer<ClusterReply> {
         let (heartbeats, refused) = {
@@ -309,12 +274,7 @@ impl Admin for Fake {
                 ..NodeView::default()
             }],
             shards: (0..=3)
-                .map(|shard| ShardView {
-                    shard,
-                    leader: 1,
-                    replicas: vec![1],
-                    ..ShardView::default()
-                })
+                .map(|shard| ShardView { shard, leader: 1, replicas: vec![1], ..ShardView::default() })
                 .collect(),
             queues: Vec::new(),
         };
@@ -338,10 +298,7 @@ impl Admin for Fake {
 #[tonic::async_trait]
 impl Workers for Fake {
     type SessionStream = Frames<NodeFrame>;
-    async fn session(
-        &self,
-        request: Request<Streaming<WorkerFrame>>,
-    ) -> Answer<Self::SessionStream> {
+    async fn session(&self, request: Request<Streaming<WorkerFrame>>) -> Answer<Self::SessionStream> {
         let (to, frames) = mpsc::channel(64);
         tokio::spawn(self.clone().serve(request.into_inner(), to));
         Ok(Response::new(Box::pin(ReceiverStream::new(frames))))
@@ -349,11 +306,7 @@ impl Workers for Fake {
 }
 
 impl Fake {
-    async fn serve(
-        self,
-        mut from: Streaming<WorkerFrame>,
-        to: mpsc::Sender<Result<NodeFrame, Status>>,
-    ) {
+    async fn serve(self, mut from: Streaming<WorkerFrame>, to: mpsc::Sender<Result<NodeFrame, Status>>) {
         let (mut session, mut count) = (0, 0);
         let mut open: Option<(LeaseRequest, Instant)> = None;
         loop {
@@ -379,10 +332,7 @@ impl Fake {
             if let Some((request, since)) = &open {
                 reply.lease = self.lock().lease(session, request);
                 if reply.lease.is_none() && since.elapsed().as_millis() > request.wait_ms.into() {
-                    reply.lease = Some(LeaseReply {
-                        request_id: request.request_id,
-                        ..LeaseReply::default()
-                    });
+                    reply.lease = Some(LeaseReply { request_id: request.request_id, ..LeaseReply::default() });
                 }
                 if reply.lease.is_some() {
                     open = None;
@@ -413,36 +363,18 @@ impl Fake {
             };
             let pairs = beat.jobs.iter().zip(&beat.attempts);
             let lost = pairs.filter(|pair| !held(*pair)).map(|(job, _)| *job);
-            HeartbeatReply {
-                seq: beat.seq,
-                lost: lost.collect(),
-                unknown: Vec::new(),
-            }
+            HeartbeatReply { seq: beat.seq, lost: lost.collect(), unknown: Vec::new() }
         });
-        NodeFrame {
-            results: Some(ack).filter(|ack| *ack != ResultAck::default()),
-            heartbeat,
-            ..NodeFrame::default()
-        }
+        NodeFrame { results: Some(ack).filter(|ack| *ack != ResultAck::default()), heartbeat, ..NodeFrame::default() }
     }
 }
 
 /// Starts the node on a free port; it ends with the test's runtime.
 pub async fn start(faults: Faults) -> (Target, Arc<Mutex<State>>) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound").to_string();
-    let state = State {
-        faults,
-        seq: 1,
-        ..State::default()
-    };
-    let fake = Fake {
-        state: Arc::new(Mutex::new(state)),
-        address: address.clone(),
-        started: Instant::now(),
-    };
+    let state = State { faults, seq: 1, ..State::default() };
+    let fake = Fake { state: Arc::new(Mutex::new(state)), address: address.clone(), started: Instant::now() };
     let state = fake.state.clone();
     let server = tonic::transport::Server::builder()
         .add_service(JobsServer::new(fake.clone()))

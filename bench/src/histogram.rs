@@ -66,9 +66,7 @@ impl Latencies {
             let histogram = Histogram::new_with_bounds(1, LONGEST_US, 3);
             Mutex::new(histogram.expect("1 µs to an hour at 3 digits is a valid range"))
         };
-        Latencies {
-            steps: std::array::from_fn(|_| histogram()),
-        }
+        Latencies { steps: std::array::from_fn(|_| histogram()) }
     }
 
     /// Records a step that was due at `intended_us` and was over at `now_us`, for `jobs` jobs.
@@ -107,21 +105,14 @@ impl Latencies {
                     continue;
                 }
                 writeln!(to, "# {}, ms", step.name())?;
-                writeln!(
-                    to,
-                    "{:>12} {:>14} {:>10} {:>14}",
-                    "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
-                )?;
+                writeln!(to, "{:>12} {:>14} {:>10} {:>14}", "Value", "Percentile", "TotalCount", "1/(1-Percentile)")?;
                 let mut total = 0;
                 for point in histogram.iter_quantiles(5) {
                     total += point.count_since_last_iteration();
                     let value = point.value_iterated_to() as f64 / 1_000.0;
                     let quantile = point.quantile_iterated_to();
                     let inverse = 1.0 / (1.0 - quantile);
-                    writeln!(
-                        to,
-                        "{value:>12.3} {quantile:>14.12} {total:>10} {inverse:>14.2}"
-                    )?;
+                    writeln!(to, "{value:>12.3} {quantile:>14.12} {total:>10} {inverse:>14.2}")?;
                 }
                 writeln!(
                     to,
@@ -129,12 +120,7 @@ impl Latencies {
                     histogram.mean() / 1_000.0,
                     histogram.stdev() / 1_000.0
                 )?;
-                writeln!(
-                    to,
-                    "#[Max = {:.3}, Total count = {}]\n",
-                    histogram.max() as f64 / 1_000.0,
-                    histogram.len()
-                )?;
+                writeln!(to, "#[Max = {:.3}, Total count = {}]\n", histogram.max() as f64 / 1_000.0, histogram.len())?;
             }
             Ok(())
         };

@@ -67,8 +67,7 @@ struct Jobs {
 impl Jobs {
     fn insert(&mut self, slot: Slot) {
         let held = slot.held;
-        self.ends
-            .push(Reverse((slot.end_us, held.job_id, held.attempt)));
+        self.ends.push(Reverse((slot.end_us, held.job_id, held.attempt)));
         match self.position.get(&held.job_id) {
             // The cluster gave it again: the earlier attempt is over.
             Some(&at) => self.slots[at] = slot,
@@ -95,10 +94,7 @@ impl Jobs {
                 return None;
             }
             self.ends.pop();
-            let current = self
-                .position
-                .get(&job)
-                .map(|&at| self.slots[at].held.attempt);
+            let current = self.position.get(&job).map(|&at| self.slots[at].held.attempt);
             if current == Some(attempt) {
                 return self.remove(job);
             }
@@ -107,9 +103,7 @@ impl Jobs {
     }
 
     fn next_end_us(&self) -> u64 {
-        self.ends
-            .peek()
-            .map_or(u64::MAX, |Reverse((end_us, ..))| *end_us)
+        self.ends.peek().map_or(u64::MAX, |Reverse((end_us, ..))| *end_us)
     }
 }
 
@@ -215,11 +209,7 @@ impl Holder {
         if held == 0 || self.released {
             return None;
         }
-        let due = if self.plan.flood {
-            self.beats_open < FLOOD_OPEN
-        } else {
-            now_us >= self.next_beat_us
-        };
+        let due = if self.plan.flood { self.beats_open < FLOOD_OPEN } else { now_us >= self.next_beat_us };
         if !due {
             return None;
         }
@@ -277,11 +267,7 @@ impl Holder {
         for held in leases {
             let (run_us, ending) = (self.plan.fate)(&held.mark);
             let end_us = now_us.saturating_add(run_us);
-            self.jobs.insert(Slot {
-                held,
-                end_us,
-                ending,
-            });
+            self.jobs.insert(Slot { held, end_us, ending });
         }
     }
 
@@ -308,22 +294,9 @@ mod tests {
     use super::*;
 
     fn slot(job_id: u64, attempt: u32, end_us: u64) -> Slot {
-        let mark = Mark {
-            run: 1,
-            record: 0,
-            intended_us: 0,
-        };
-        let held = Held {
-            job_id,
-            attempt,
-            mark,
-            heartbeat_ms: 15_000,
-        };
-        Slot {
-            held,
-            end_us,
-            ending: Ending::Finished,
-        }
+        let mark = Mark { run: 1, record: 0, intended_us: 0 };
+        let held = Held { job_id, attempt, mark, heartbeat_ms: 15_000 };
+        Slot { held, end_us, ending: Ending::Finished }
     }
 
     #[test]

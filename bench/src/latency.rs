@@ -26,10 +26,7 @@ pub async fn command(common: &Common, asked: &Latency, target: &Target) -> Resul
     let seconds = asked.warmup + asked.seconds;
     let submissions = (asked.rate * seconds as f64).ceil();
     let jobs = submissions * f64::from(asked.batch);
-    ensure!(
-        jobs < f64::from(u32::MAX),
-        "{jobs} jobs are more than one run can take"
-    );
+    ensure!(jobs < f64::from(u32::MAX), "{jobs} jobs are more than one run can take");
     let queues = queue_names("bench", asked.queues);
     let run = Run::new(target.client().await?, None);
     make_queues(&run, &queues, &Queue::default()).await?;

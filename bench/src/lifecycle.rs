@@ -22,11 +22,7 @@ pub async fn command(common: &Common, asked: &Lifecycle, target: &Target) -> Res
     let warmup = Run::new(target.client().await?, None);
     make_queues(&warmup, &queues, &Queue::default()).await?;
     if asked.warmup_jobs() > 0 {
-        let asked = Lifecycle {
-            jobs: asked.warmup_jobs(),
-            phases: false,
-            ..asked.clone()
-        };
+        let asked = Lifecycle { jobs: asked.warmup_jobs(), phases: false, ..asked.clone() };
         let outcome = measure(common, &asked, warmup, &queues, "warm-up").await?;
         ensure!(outcome.report.ok, "warm-up:\n{}", outcome.report.text());
     }
@@ -35,13 +31,7 @@ pub async fn command(common: &Common, asked: &Lifecycle, target: &Target) -> Res
 }
 
 /// Passes jobs through the cluster until all have ended, the run fails or patience is over.
-async fn measure(
-    common: &Common,
-    asked: &Lifecycle,
-    run: Arc<Run>,
-    queues: &[String],
-    title: &str,
-) -> Result<Outcome> {
+async fn measure(common: &Common, asked: &Lifecycle, run: Arc<Run>, queues: &[String], title: &str) -> Result<Outcome> {
     let jobs = u64::from(asked.jobs);
     let mut report = Report::new("lifecycle", common.seed, jobs);
     report.batch = Some(asked.batch);

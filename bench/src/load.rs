@@ -28,13 +28,7 @@ pub struct Load {
 impl Load {
     /// So many jobs in tasks of `batch`.
     pub fn new(queues: Vec<String>, jobs: u32, batch: u32, bodies: Bodies) -> Arc<Load> {
-        Arc::new(Load {
-            queues,
-            jobs,
-            batch,
-            bodies,
-            next: AtomicU32::new(0),
-        })
+        Arc::new(Load { queues, jobs, batch, bodies, next: AtomicU32::new(0) })
     }
 
     /// Number of tasks.
@@ -54,16 +48,9 @@ impl Load {
     /// As [`Run::submit`].
     pub async fn submit(&self, run: &Run, batch: u32, intended_us: u64) -> Result<()> {
         let count = self.batch.min(self.jobs - batch * self.batch);
-        let mark = Mark {
-            run: run.number,
-            record: batch,
-            intended_us,
-        };
+        let mark = Mark { run: run.number, record: batch, intended_us };
         let bodies = self.bodies.make(mark, count).into_iter();
-        let jobs = bodies.map(|body| JobSpec {
-            body,
-            ..JobSpec::default()
-        });
+        let jobs = bodies.map(|body| JobSpec { body, ..JobSpec::default() });
         let queue = &self.queues[batch as usize % self.queues.len()];
         let submission = Submission::new(task(queue)).jobs(jobs.collect());
         run.submit(submission, count, intended_us).await
@@ -95,10 +82,7 @@ pub fn queue_names(prefix: &str, count: u32) -> Vec<String> {
 /// When the cluster refuses.
 pub async fn make_queues(run: &Run, names: &[String], queue: &Queue) -> Result<()> {
     for name in names {
-        run.client
-            .put_object(kind::QUEUE, name, queue, None)
-            .await
-            .with_context(|| format!("queue {name}"))?;
+        run.client.put_object(kind::QUEUE, name, queue, None).await.with_context(|| format!("queue {name}"))?;
     }
     Ok(())
 }
@@ -121,21 +105,14 @@ pub async fn submit_all(run: Arc<Run>, load: Arc<Load>) -> Result<()> {
 ///
 /// # Errors
 /// When the session cannot go on.
-pub async fn finish_all(
-    run: Arc<Run>,
-    index: usize,
-    mut queues: Vec<String>,
-    max_jobs: u32,
-) -> Result<()> {
+pub async fn finish_all(run: Arc<Run>, index: usize, mut queues: Vec<String>, max_jobs: u32) -> Result<()> {
     let shift = index % queues.len();
     queues.rotate_left(shift);
     let mut station = Station::open(run.clone(), index).await?;
     let mut results = Vec::new();
     loop {
         let request = lease_request(&queues, max_jobs);
-        station
-            .turn(std::mem::take(&mut results), None, Some(request))
-            .await?;
+        station.turn(std::mem::take(&mut results), None, Some(request)).await?;
         let leases = loop {
             let frame = tokio::select! {
                 frame = station.frame() => frame,
@@ -149,10 +126,6 @@ pub async fn finish_all(
             }
         };
         let now_us = run.now_us();
-        results.extend(
-            leases
-                .iter()
-                .map(|job| station.report(job, Ending::Finished, now_us)),
-        );
+        results.extend(leases.iter().map(|job| station.report(job, Ending::Finished, now_us)));
     }
 }

@@ -39,10 +39,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match execute(&cli) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
@@ -92,9 +89,7 @@ enum Prepared {
 impl Prepared {
     fn new(cli: &Cli) -> Result<Prepared> {
         Ok(match &cli.command {
-            Command::Replay(asked) => {
-                Prepared::Replay(Arc::new(replay::workload(&cli.common, asked)?))
-            }
+            Command::Replay(asked) => Prepared::Replay(Arc::new(replay::workload(&cli.common, asked)?)),
             _ => Prepared::Ready,
         })
     }
@@ -118,11 +113,7 @@ impl Prepared {
     fn title(&self, cli: &Cli) -> String {
         match (&cli.command, self) {
             (Command::Lifecycle(a), _) => {
-                let order = if a.phases {
-                    "one phase after the other"
-                } else {
-                    "overlapped"
-                };
+                let order = if a.phases { "one phase after the other" } else { "overlapped" };
                 format!(
                     "lifecycle: {} jobs of {} bytes, batches of {}, {} queues, {} submitters, {} workers, {order}",
                     a.jobs,
@@ -134,11 +125,7 @@ impl Prepared {
                 )
             }
             (Command::Running(a), _) => {
-                let beats = if a.flood {
-                    "as fast as answered".to_owned()
-                } else {
-                    format!("every {:?}", a.heartbeat)
-                };
+                let beats = if a.flood { "as fast as answered".to_owned() } else { format!("every {:?}", a.heartbeat) };
                 format!(
                     "running: {} jobs held for {} s by {} workers, heartbeats {beats}, {} jobs passing through",
                     a.jobs, a.seconds, a.workers, a.through
@@ -168,19 +155,14 @@ fn publish(common: &Common, outcome: &Outcome, title: &str) -> Result<()> {
     print!("{}", outcome.report.text());
     if let Some(path) = &common.json {
         let json = serde_json::to_string_pretty(&outcome.report)?;
-        std::fs::write(path, json + "\n")
-            .with_context(|| format!("{} cannot be written", path.display()))?;
+        std::fs::write(path, json + "\n").with_context(|| format!("{} cannot be written", path.display()))?;
     }
     if let Some(path) = &common.svg {
         picture::write(path, title, &outcome.seen.samples)?;
     }
     if let Some(path) = &common.hdr {
-        let file = std::fs::File::create(path)
-            .with_context(|| format!("{} cannot be written", path.display()))?;
-        outcome
-            .run
-            .latencies
-            .write_text(std::io::BufWriter::new(file))?;
+        let file = std::fs::File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
+        outcome.run.latencies.write_text(std::io::BufWriter::new(file))?;
     }
     Ok(())
 }

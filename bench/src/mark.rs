@@ -37,11 +37,7 @@ impl Mark {
         if word(0)? != MAGIC {
             return None;
         }
-        Some(Mark {
-            run: word(4)?,
-            record: word(8)?,
-            intended_us: u64::from(word(16)?) | (u64::from(word(20)?) << 32),
-        })
+        Some(Mark { run: word(4)?, record: word(8)?, intended_us: u64::from(word(16)?) | (u64::from(word(20)?) << 32) })
     }
 }
 
@@ -67,16 +63,11 @@ impl Bodies {
         let window = self.noise.len() / 2;
         for position in 0..count {
             mark.put(&mut buffer);
-            let start = (mark.record as usize)
-                .wrapping_mul(8_191)
-                .wrapping_add(position as usize * 977)
-                % window;
+            let start = (mark.record as usize).wrapping_mul(8_191).wrapping_add(position as usize * 977) % window;
             buffer.put_slice(&self.noise[start..start + self.bytes - MARK_BYTES]);
         }
         let buffer = buffer.freeze();
-        (0..count as usize)
-            .map(|n| buffer.slice(n * self.bytes..(n + 1) * self.bytes))
-            .collect()
+        (0..count as usize).map(|n| buffer.slice(n * self.bytes..(n + 1) * self.bytes)).collect()
     }
 }
 
@@ -86,11 +77,7 @@ mod tests {
 
     #[test]
     fn a_mark_is_read_back() {
-        let mark = Mark {
-            run: 7,
-            record: u32::MAX,
-            intended_us: 1 << 40 | 5,
-        };
+        let mark = Mark { run: 7, record: u32::MAX, intended_us: 1 << 40 | 5 };
         let bodies = Bodies::new(1, 100).make(mark, 3);
         assert_eq!(bodies.len(), 3);
         for body in &bodies {
@@ -103,11 +90,7 @@ mod tests {
 
     #[test]
     fn the_smallest_body_is_a_mark() {
-        let mark = Mark {
-            run: 1,
-            record: 2,
-            intended_us: 3,
-        };
+        let mark = Mark { run: 1, record: 2, intended_us: 3 };
         let bodies = Bodies::new(1, MARK_BYTES).make(mark, 1);
         assert_eq!(Mark::of(&bodies[0]), Some(mark));
     }

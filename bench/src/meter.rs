@@ -104,10 +104,7 @@ mod tests {
     }
 
     fn cluster(nodes: &[NodeView]) -> Cluster {
-        Cluster {
-            nodes: nodes.to_vec(),
-            ..Cluster::default()
-        }
+        Cluster { nodes: nodes.to_vec(), ..Cluster::default() }
     }
 
     #[test]

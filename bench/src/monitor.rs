@@ -48,9 +48,8 @@ pub struct Seen {
 impl Monitor {
     /// Begins. `jobs`: how many are to end, for the bar.
     pub async fn start(common: &Common, run: &Arc<Run>, title: &str, jobs: u64) -> Monitor {
-        let style = ProgressStyle::with_template(
-            "{prefix:>10} {wide_bar} {pos}/{len} ended, {msg} {per_sec} {elapsed}",
-        );
+        let style =
+            ProgressStyle::with_template("{prefix:>10} {wide_bar} {pos}/{len} ended, {msg} {per_sec} {elapsed}");
         let bar = ProgressBar::new(jobs).with_prefix(title.to_owned());
         bar.set_style(style.expect("the template is well formed"));
         let mut monitor = Monitor {
@@ -177,11 +176,7 @@ fn say(bar: &ProgressBar, line: &str) {
 }
 
 fn sample(run: &Run, started: Instant) -> Sample {
-    let (submitted, ended, running) = (
-        run.books.submitted_count(),
-        run.books.ended_count(),
-        run.running(),
-    );
+    let (submitted, ended, running) = (run.books.submitted_count(), run.books.ended_count(), run.running());
     Sample {
         seconds: started.elapsed().as_secs_f64(),
         // Reports on the way are neither running nor ended: they count as queued for a moment.

@@ -21,12 +21,7 @@ pub struct Outcome {
 ///
 /// # Errors
 /// What made the run fail, or that the cluster does not answer the check.
-pub async fn conclude(
-    run: Arc<Run>,
-    monitor: Monitor,
-    mut report: Report,
-    queues: &[String],
-) -> Result<Outcome> {
+pub async fn conclude(run: Arc<Run>, monitor: Monitor, mut report: Report, queues: &[String]) -> Result<Outcome> {
     let seen = monitor.finish().await;
     run.stop();
     run.join().await;

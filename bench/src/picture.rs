@@ -27,8 +27,7 @@ pub struct Sample {
 /// # Errors
 /// When the file cannot be written.
 pub fn write(path: &Path, title: &str, samples: &[Sample]) -> Result<()> {
-    std::fs::write(path, draw(title, samples)?)
-        .with_context(|| format!("{} cannot be written", path.display()))
+    std::fs::write(path, draw(title, samples)?).with_context(|| format!("{} cannot be written", path.display()))
 }
 
 /// The picture as SVG text.
@@ -68,17 +67,10 @@ fn plot(area: &Area<'_>, title: &str, samples: &[Sample]) -> PlotResult {
         .y_desc("queued, running")
         .y_label_formatter(&|value| count(*value))
         .draw()?;
+    chart.configure_secondary_axes().y_desc("ended").y_label_formatter(&|value| count(*value)).draw()?;
+    let line = |value: fn(&Sample) -> u64| samples.iter().map(move |s| (s.seconds, value(s) as f64));
     chart
-        .configure_secondary_axes()
-        .y_desc("ended")
-        .y_label_formatter(&|value| count(*value))
-        .draw()?;
-    let line =
-        |value: fn(&Sample) -> u64| samples.iter().map(move |s| (s.seconds, value(s) as f64));
-    chart
-        .draw_series(
-            AreaSeries::new(line(|s| s.running), 0.0, RUNNING.mix(0.25)).border_style(RUNNING),
-        )?
+        .draw_series(AreaSeries::new(line(|s| s.running), 0.0, RUNNING.mix(0.25)).border_style(RUNNING))?
         .label("running")
         .legend(|(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], RUNNING.filled()));
     chart
@@ -89,11 +81,7 @@ fn plot(area: &Area<'_>, title: &str, samples: &[Sample]) -> PlotResult {
         .draw_secondary_series(LineSeries::new(line(|s| s.ended), ENDED.stroke_width(2)))?
         .label("ended (right)")
         .legend(|(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], ENDED.filled()));
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .draw()?;
+    chart.configure_series_labels().position(SeriesLabelPosition::UpperLeft).background_style(WHITE.mix(0.8)).draw()?;
     area.present()?;
     Ok(())
 }
@@ -118,23 +106,11 @@ mod tests {
 
     #[test]
     fn a_picture_has_its_lines_and_labels() {
-        let sample = |n: u64| Sample {
-            seconds: n as f64,
-            queued: 100 - n,
-            running: 20_000,
-            ended: n * 40_000,
-        };
+        let sample = |n: u64| Sample { seconds: n as f64, queued: 100 - n, running: 20_000, ended: n * 40_000 };
         let samples: Vec<Sample> = (0..100).map(sample).collect();
         let svg = draw("replay <1>", &samples).expect("it can be drawn");
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-        for text in [
-            "queued",
-            "running",
-            "ended (right)",
-            "replay &lt;1&gt;",
-            "20 k",
-            "4 M",
-        ] {
+        for text in ["queued", "running", "ended (right)", "replay &lt;1&gt;", "20 k", "4 M"] {
             assert!(svg.contains(text), "no {text:?}");
         }
         assert!(svg.matches("<polyline").count() >= 3);

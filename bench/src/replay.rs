@@ -38,10 +38,7 @@ pub fn workload(common: &Common, asked: &Replay) -> Result<Workload> {
     let Some(path) = &asked.trace else {
         return Ok(Shape::new(asked.jobs.unwrap_or(JOBS)).draw(common.seed));
     };
-    let swf::Trace {
-        mut workload,
-        broken,
-    } = swf::read_file(path)?;
+    let swf::Trace { mut workload, broken } = swf::read_file(path)?;
     if broken.lines > 0 {
         eprintln!("{} broken lines were skipped:", broken.lines);
         broken.first.iter().for_each(|line| eprintln!("  {line}"));
@@ -56,12 +53,7 @@ pub fn workload(common: &Common, asked: &Replay) -> Result<Workload> {
 ///
 /// # Errors
 /// When the trace cannot be read, or the cluster refuses or does not answer.
-pub async fn command(
-    common: &Common,
-    asked: &Replay,
-    target: &Target,
-    workload: Arc<Workload>,
-) -> Result<Outcome> {
+pub async fn command(common: &Common, asked: &Replay, target: &Target, workload: Arc<Workload>) -> Result<Outcome> {
     let jobs = workload.records.len() as u64 * u64::from(asked.amplify);
     ensure!(
         asked.kill_every.is_none() || target.is_own(),
@@ -93,13 +85,7 @@ pub async fn command(
 }
 
 /// Starts the workers of all sites, and the submitters.
-fn start(
-    common: &Common,
-    asked: &Replay,
-    run: &Arc<Run>,
-    workload: &Arc<Workload>,
-    released: watch::Receiver<bool>,
-) {
+fn start(common: &Common, asked: &Replay, run: &Arc<Run>, workload: &Arc<Workload>, released: watch::Receiver<bool>) {
     for (index, queues) in spread(workload, asked.workers).into_iter().enumerate() {
         let plan = Plan {
             queues,
@@ -132,11 +118,7 @@ fn fate(workload: Arc<Workload>, speedup: f64) -> Fate {
         let record = workload.records.get(mark.record as usize);
         record.map_or((0, Ending::Finished), |record| {
             let run_us = (f64::from(record.run_s) * 1e6 / speedup) as u64;
-            let ending = if record.failed {
-                Ending::Failed
-            } else {
-                Ending::Finished
-            };
+            let ending = if record.failed { Ending::Failed } else { Ending::Finished };
             (run_us, ending)
         })
     })
@@ -150,9 +132,7 @@ fn spread(workload: &Workload, workers: u32) -> Vec<Vec<String>> {
     let count = workers.min(sites.len() as u32).max(1) as usize;
     let mut shares = vec![(0u64, Vec::new()); count];
     for site in sites {
-        let least = shares
-            .iter_mut()
-            .min_by_key(|(jobs, queues)| (*jobs, queues.len()));
+        let least = shares.iter_mut().min_by_key(|(jobs, queues)| (*jobs, queues.len()));
         let (jobs, queues) = least.expect("there is at least one worker");
         *jobs += per_site[site];
         queues.push(workload.sites[site].clone());
@@ -181,11 +161,7 @@ impl Submitter {
                 () = tokio::time::sleep_until(run.moment(intended_us)) => {}
                 () = run.stopped() => return Ok(()),
             }
-            let mark = Mark {
-                run: run.number,
-                record,
-                intended_us,
-            };
+            let mark = Mark { run: run.number, record, intended_us };
             let submission = Submission::new(self.task(mark)).array(self.amplify);
             run.submit(submission, self.amplify, intended_us).await?;
         }
@@ -203,15 +179,8 @@ impl Submitter {
             name: format!("replay-{}", mark.record),
             owner: format!("user-{:03}", record.user),
             group: format!("group-{:02}", record.group),
-            needs: Some(Needs {
-                cores: 1,
-                wall_time_s: record.wall_s,
-                ..Needs::default()
-            }),
-            retry: Some(RetryPolicy {
-                max_attempts: ATTEMPTS,
-                ..RetryPolicy::default()
-            }),
+            needs: Some(Needs { cores: 1, wall_time_s: record.wall_s, ..Needs::default() }),
+            retry: Some(RetryPolicy { max_attempts: ATTEMPTS, ..RetryPolicy::default() }),
             body,
             ..task(&self.workload.sites[usize::from(record.site)])
         }
@@ -232,10 +201,7 @@ mod tests {
         let jobs_of = |queues: &Vec<String>| -> u64 {
             let per_site = workload.per_site();
             let sites = workload.sites.iter().zip(per_site);
-            sites
-                .filter(|(name, _)| queues.contains(name))
-                .map(|(_, jobs)| jobs)
-                .sum()
+            sites.filter(|(name, _)| queues.contains(name)).map(|(_, jobs)| jobs).sum()
         };
         let jobs: Vec<u64> = shares.iter().map(jobs_of).collect();
         let (least, most) = (jobs.iter().min(), jobs.iter().max());
@@ -250,11 +216,7 @@ mod tests {
         workload.records[3].submit_s = 100;
         workload.records[3].failed = true;
         let workload = Arc::new(workload);
-        let mark = |record| Mark {
-            run: 1,
-            record,
-            intended_us: 0,
-        };
+        let mark = |record| Mark { run: 1, record, intended_us: 0 };
         let fate = fate(workload.clone(), 1_000.0);
         assert_eq!(fate(&mark(3)), (5_000_000, Ending::Failed));
         assert_eq!(fate(&mark(99)), (0, Ending::Finished));

@@ -129,12 +129,7 @@ pub struct Generator {
 impl Report {
     /// A report of a command.
     pub fn new(command: &str, seed: u64, jobs: u64) -> Report {
-        Report {
-            command: command.to_owned(),
-            seed,
-            jobs,
-            ..Report::default()
-        }
+        Report { command: command.to_owned(), seed, jobs, ..Report::default() }
     }
 
     /// Enters what the monitor saw and what the run's histograms hold.
@@ -166,42 +161,18 @@ impl Report {
         };
         let asked = self.jobs;
         problem(balance.lost > 0, format!("{} jobs lost", balance.lost));
-        problem(
-            balance.doubled > 0,
-            format!("{} jobs ended twice", balance.doubled),
-        );
-        problem(
-            balance.submitted != asked,
-            format!("{} of {asked} jobs submitted", balance.submitted),
-        );
-        problem(
-            balance.unasked > 0,
-            format!("{} jobs ended that nobody submitted", balance.unasked),
-        );
-        problem(
-            balance.refused > 0,
-            format!("{} results refused", balance.refused),
-        );
-        problem(
-            count.missing > 0,
-            format!("{} jobs unknown to the cluster", count.missing),
-        );
-        problem(
-            count.ended() != asked,
-            format!(
-                "{} of {asked} jobs ended by the cluster's count",
-                count.ended()
-            ),
-        );
+        problem(balance.doubled > 0, format!("{} jobs ended twice", balance.doubled));
+        problem(balance.submitted != asked, format!("{} of {asked} jobs submitted", balance.submitted));
+        problem(balance.unasked > 0, format!("{} jobs ended that nobody submitted", balance.unasked));
+        problem(balance.refused > 0, format!("{} results refused", balance.refused));
+        problem(count.missing > 0, format!("{} jobs unknown to the cluster", count.missing));
+        problem(count.ended() != asked, format!("{} of {asked} jobs ended by the cluster's count", count.ended()));
         let unseen = asked.saturating_sub(balance.finished + balance.failed);
         let finished = count.of(JobState::Finished);
         // Ends whose acknowledgement never came may be of either kind.
         problem(
             finished < balance.finished || finished > balance.finished + unseen,
-            format!(
-                "{finished} jobs finished by the cluster's count, {} by the books",
-                balance.finished
-            ),
+            format!("{finished} jobs finished by the cluster's count, {} by the books", balance.finished),
         );
         self.ok = self.problems.is_empty();
     }
@@ -227,10 +198,7 @@ impl Report {
             }
         }
         line("peak running", self.peak_running.to_string());
-        for (step, p) in Step::ALL
-            .into_iter()
-            .filter_map(|s| Some((s.name(), self.latency_ms.get(s.name())?)))
-        {
+        for (step, p) in Step::ALL.into_iter().filter_map(|s| Some((s.name(), self.latency_ms.get(s.name())?))) {
             let name = format!("{step} latency");
             line(
                 &name,
@@ -250,10 +218,7 @@ impl Report {
         }
         line(
             "check",
-            format!(
-                "lost {}, doubled {}, stale results refused {}",
-                self.lost, self.doubled, self.stale_refused
-            ),
+            format!("lost {}, doubled {}, stale results refused {}", self.lost, self.doubled, self.stale_refused),
         );
         for problem in &self.problems {
             line("WRONG", problem.clone());
@@ -269,16 +234,8 @@ impl Report {
         let figures = [
             ("nodes' CPU", server.cpu_us_per_job, "µs/job"),
             ("written to disk", server.disk_bytes_per_job, "bytes/job"),
-            (
-                "memory, one node",
-                server.bytes_per_running_job,
-                "bytes/running job",
-            ),
-            (
-                "by its own count",
-                server.counted_bytes_per_running_job,
-                "bytes/running job",
-            ),
+            ("memory, one node", server.bytes_per_running_job, "bytes/running job"),
+            ("by its own count", server.counted_bytes_per_running_job, "bytes/running job"),
             ("heartbeats", server.heartbeats_per_s, "jobs/s"),
         ];
         for (name, figure, unit) in figures {
@@ -289,14 +246,8 @@ impl Report {
         if let Some(cores) = server.heartbeat_cpu_cores {
             line("nodes' CPU for them", format!("{cores:.3} cores"));
         }
-        line(
-            "nodes' memory",
-            format!("{:.0} MiB at most, {} nodes", server.rss_mib, self.nodes),
-        );
-        line(
-            "generator's CPU",
-            format!("{:.1} µs/job", self.generator.cpu_us_per_job),
-        );
+        line("nodes' memory", format!("{:.0} MiB at most, {} nodes", server.rss_mib, self.nodes));
+        line("generator's CPU", format!("{:.1} µs/job", self.generator.cpu_us_per_job));
     }
 
     fn site_text(&self, line: &mut impl FnMut(&str, String)) {
@@ -309,10 +260,7 @@ impl Report {
         if let Some(rest) = sites.get(SITES_SHOWN..).filter(|rest| !rest.is_empty()) {
             let finished = rest.iter().map(|site| site.1).sum();
             let failed = rest.iter().map(|site| site.2).sum();
-            line(
-                &format!("{} more sites", rest.len()),
-                words(finished, failed),
-            );
+            line(&format!("{} more sites", rest.len()), words(finished, failed));
         }
     }
 }
@@ -322,18 +270,9 @@ mod tests {
     use super::*;
 
     fn clean() -> (Balance, Count) {
-        let balance = Balance {
-            submitted: 100,
-            finished: 98,
-            failed: 2,
-            ..Balance::default()
-        };
+        let balance = Balance { submitted: 100, finished: 98, failed: 2, ..Balance::default() };
         let states = [("finished", 98), ("failed", 2)];
-        let count = Count {
-            tasks: 1,
-            states: states.map(|(name, n)| (name.to_owned(), n)).into(),
-            missing: 0,
-        };
+        let count = Count { tasks: 1, states: states.map(|(name, n)| (name.to_owned(), n)).into(), missing: 0 };
         (balance, count)
     }
 
@@ -345,13 +284,7 @@ mod tests {
         report.batch = Some(10);
         report.phases.submit_per_s = Some(5.0);
         report.server.cpu_us_per_job = Some(1.5);
-        let p = Percentiles {
-            p50: 1.0,
-            p90: 2.0,
-            p99: 3.0,
-            p999: 4.0,
-            max: 5.0,
-        };
+        let p = Percentiles { p50: 1.0, p90: 2.0, p99: 3.0, p999: 4.0, max: 5.0 };
         report.latency_ms.insert("submit", p);
         let json = serde_json::to_value(&report).expect("JSON");
         let expected = serde_json::json!({
@@ -398,9 +331,6 @@ mod tests {
         report.sites[12].1 = 1_000;
         let text = report.text();
         assert!(text.contains("s12  1000 finished") && text.contains("s6  94 finished"));
-        assert!(
-            text.contains("3 more sites  276 finished, 24 failed"),
-            "{text}"
-        );
+        assert!(text.contains("3 more sites  276 finished, 24 failed"), "{text}");
     }
 }

@@ -97,8 +97,7 @@ impl Run {
     /// The end of a job was accepted: `due_us` is when its report was due.
     pub fn ended(&self, job: u64, mark: &Mark, ending: Ending, due_us: u64, now_us: u64) {
         self.latencies.record(Step::Finish, due_us, now_us, 1);
-        self.latencies
-            .record(Step::Whole, mark.intended_us, now_us, 1);
+        self.latencies.record(Step::Whole, mark.intended_us, now_us, 1);
         self.books.accepted(job, ending);
         let Some(sites) = &self.sites else { return };
         let Some(record) = sites.workload.records.get(mark.record as usize) else {

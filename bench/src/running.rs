@@ -32,11 +32,7 @@ const FOREVER_US: u64 = 1 << 50;
 /// A queue whose leases outlive three lost heartbeats.
 fn queue_for(heartbeat: Duration) -> Queue {
     let heartbeat_ms = heartbeat.as_millis().clamp(1_000, 21_600_000) as u32;
-    Queue {
-        heartbeat_ms,
-        lease_ttl_ms: (heartbeat_ms * 4).clamp(60_000, 86_400_000),
-        ..Queue::default()
-    }
+    Queue { heartbeat_ms, lease_ttl_ms: (heartbeat_ms * 4).clamp(60_000, 86_400_000), ..Queue::default() }
 }
 
 /// Runs the command.
@@ -57,13 +53,7 @@ pub async fn command(common: &Common, asked: &Running, target: &Target) -> Resul
     report.body_bytes = Some(asked.body);
 
     let (release, released) = watch::channel(false);
-    let stage = Stage {
-        common,
-        asked,
-        run: &run,
-        monitor: &monitor,
-        idle_cores: idle_cores(common, &monitor).await,
-    };
+    let stage = Stage { common, asked, run: &run, monitor: &monitor, idle_cores: idle_cores(common, &monitor).await };
     let good = stage.fill(&queues, released, &mut report).await;
     if good {
         stage.watch(&passing, &mut report).await;
@@ -101,12 +91,7 @@ async fn idle_cores(common: &Common, monitor: &Monitor) -> f64 {
 
 impl Stage<'_> {
     /// Submits the jobs to be held, then leases them all, and reads what a held job costs in memory.
-    async fn fill(
-        &self,
-        queues: &[String],
-        released: watch::Receiver<bool>,
-        report: &mut Report,
-    ) -> bool {
+    async fn fill(&self, queues: &[String], released: watch::Receiver<bool>, report: &mut Report) -> bool {
         let (run, asked) = (self.run, self.asked);
         let held = u64::from(asked.jobs);
         let before = self.monitor.read(|m| (m.rss_bytes(), m.job_bytes()));
@@ -137,11 +122,8 @@ impl Stage<'_> {
         report.phases.lease_per_s = Some(rate(held, started));
 
         self.monitor.settle().await;
-        let (nodes, rss, counted) = self
-            .monitor
-            .read(|m| (m.nodes().max(1), m.rss_bytes(), m.job_bytes()));
-        let each =
-            |now: u64, before: u64| Some(now.saturating_sub(before) as f64 / (held * nodes) as f64);
+        let (nodes, rss, counted) = self.monitor.read(|m| (m.nodes().max(1), m.rss_bytes(), m.job_bytes()));
+        let each = |now: u64, before: u64| Some(now.saturating_sub(before) as f64 / (held * nodes) as f64);
         report.server.bytes_per_running_job = each(rss, before.0);
         report.server.counted_bytes_per_running_job = each(counted, before.1);
         self.monitor.say(format!("{held} jobs are held"));

@@ -5,9 +5,7 @@ use crate::histogram::Step;
 use crate::mark::Mark;
 use crate::run::Run;
 use anyhow::{Context, Result, anyhow};
-use moso_client::v1::{
-    ErrorPair, Heartbeat, JobResult, LeaseReply, LeaseRequest, NodeFrame, Outcome, ResultAck,
-};
+use moso_client::v1::{ErrorPair, Heartbeat, JobResult, LeaseReply, LeaseRequest, NodeFrame, Outcome, ResultAck};
 use moso_client::{Error, NodeRef, Session, SessionOptions, Turn};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -69,17 +67,9 @@ impl Station {
     /// # Errors
     /// When no node takes it.
     pub async fn open(run: Arc<Run>, index: usize) -> Result<Station> {
-        let options = SessionOptions {
-            worker: format!("bench-{index}"),
-            node: Some(NodeRef::Index(index)),
-        };
+        let options = SessionOptions { worker: format!("bench-{index}"), node: Some(NodeRef::Index(index)) };
         let session = run.client.session(options).await.context("session")?;
-        Ok(Station {
-            session,
-            run,
-            reported: HashMap::new(),
-            leftovers: Vec::new(),
-        })
+        Ok(Station { session, run, reported: HashMap::new(), leftovers: Vec::new() })
     }
 
     /// Whether a lease request is open.
@@ -94,12 +84,7 @@ impl Station {
 
     /// The report of a job that should end at `due_us`; goes with the next turn.
     pub fn report(&mut self, held: &Held, ending: Ending, due_us: u64) -> JobResult {
-        let reported = Reported {
-            attempt: held.attempt,
-            mark: held.mark,
-            ending,
-            due_us,
-        };
+        let reported = Reported { attempt: held.attempt, mark: held.mark, ending, due_us };
         self.reported.insert(held.job_id, reported);
         self.run.release(1);
         result_of(held.job_id, held.attempt, ending)
@@ -116,11 +101,7 @@ impl Station {
         lease: Option<LeaseRequest>,
     ) -> Result<()> {
         results.append(&mut self.leftovers);
-        let turn = Turn {
-            results,
-            heartbeat,
-            lease,
-        };
+        let turn = Turn { results, heartbeat, lease };
         match self.session.turn(turn).await {
             Err(Error::Disconnected { .. }) => self.reconnect().await,
             other => other.context("worker session"),
@@ -232,9 +213,7 @@ impl Station {
         let now_us = self.run.now_us();
         for job in &held {
             let intended_us = job.mark.intended_us;
-            self.run
-                .latencies
-                .record(Step::Dispatch, intended_us, now_us, 1);
+            self.run.latencies.record(Step::Dispatch, intended_us, now_us, 1);
         }
         self.run.books.leased(held.len() as u64);
         self.run.hold(held.len() as u64);
@@ -257,12 +236,7 @@ impl Station {
 
 /// A request for up to `max_jobs` jobs that waits for work.
 pub fn lease_request(queues: &[String], max_jobs: u32) -> LeaseRequest {
-    LeaseRequest {
-        queues: queues.to_vec(),
-        max_jobs,
-        wait_ms: LEASE_WAIT_MS,
-        ..LeaseRequest::default()
-    }
+    LeaseRequest { queues: queues.to_vec(), max_jobs, wait_ms: LEASE_WAIT_MS, ..LeaseRequest::default() }
 }
 
 fn pause(retry_after_ms: u32) -> Duration {
@@ -270,21 +244,12 @@ fn pause(retry_after_ms: u32) -> Duration {
 }
 
 fn result_of(job_id: u64, attempt: u32, ending: Ending) -> JobResult {
-    let mut result = JobResult {
-        job_id,
-        attempt,
-        outcome: Outcome::Finished.into(),
-        ..JobResult::default()
-    };
+    let mut result = JobResult { job_id, attempt, outcome: Outcome::Finished.into(), ..JobResult::default() };
     if ending == Ending::Failed {
         result.outcome = Outcome::Failed.into();
         result.exit_code = 1;
         result.no_retry = true;
-        result.errors.push(ErrorPair {
-            source: "bench".to_owned(),
-            code: 1,
-            text: "failed in the trace".to_owned(),
-        });
+        result.errors.push(ErrorPair { source: "bench".to_owned(), code: 1, text: "failed in the trace".to_owned() });
     }
     result
 }

@@ -45,14 +45,9 @@ pub struct Trace {
 pub fn read_file(path: &Path) -> Result<Trace> {
     let file = File::open(path).with_context(|| format!("{} cannot be opened", path.display()))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let packed = path
-        .extension()
-        .is_some_and(|e| e.eq_ignore_ascii_case("gz"));
-    let trace = if packed {
-        read(&name, BufReader::new(MultiGzDecoder::new(file)))
-    } else {
-        read(&name, BufReader::new(file))
-    };
+    let packed = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz"));
+    let trace =
+        if packed { read(&name, BufReader::new(MultiGzDecoder::new(file))) } else { read(&name, BufReader::new(file)) };
     trace.with_context(|| path.display().to_string())
 }
 
@@ -168,11 +163,7 @@ fn site_names(used: &BTreeSet<u32>, partitions: &BTreeMap<u32, String>) -> Vec<S
         let fallback = || format!("site-{number:03}");
         let name = partitions.get(number).cloned().unwrap_or_else(fallback);
         let good = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
-        let mut name: String = name
-            .chars()
-            .map(|c| if good(c) { c } else { '-' })
-            .take(100)
-            .collect();
+        let mut name: String = name.chars().map(|c| if good(c) { c } else { '-' }).take(100).collect();
         if !taken.insert(name.clone()) {
             name = format!("{name}-{number}");
             taken.insert(name.clone());
@@ -186,12 +177,8 @@ fn parse_job(line: &str) -> std::result::Result<(u32, Record), String> {
     let mut fields = [0.0f64; FIELDS];
     let mut count = 0;
     for word in line.split_whitespace() {
-        let number: f64 = word.parse().map_err(|_| {
-            format!(
-                "{:?} is not a number",
-                word.chars().take(20).collect::<String>()
-            )
-        })?;
+        let number: f64 =
+            word.parse().map_err(|_| format!("{:?} is not a number", word.chars().take(20).collect::<String>()))?;
         if count < FIELDS {
             fields[count] = number;
         }
@@ -246,11 +233,7 @@ mod tests {
         };
         assert_eq!(
             workload.records,
-            [
-                record(0, 0, 0, 0, 0, 2, true),
-                record(2, 83, 1200, 3, 4, 0, false),
-                record(4, 10, 60, 5, 6, 1, false),
-            ]
+            [record(0, 0, 0, 0, 0, 2, true), record(2, 83, 1200, 3, 4, 0, false), record(4, 10, 60, 5, 6, 1, false),]
         );
     }
 
@@ -279,10 +262,7 @@ mod tests {
         let broken = JOB.replace("83", "x");
         let text = format!("{}{}", JOB.repeat(98), broken.repeat(2));
         let error = read("t", text.as_bytes()).expect_err("2 %").to_string();
-        assert!(
-            error.starts_with("2 of 100 job lines are broken"),
-            "{error}"
-        );
+        assert!(error.starts_with("2 of 100 job lines are broken"), "{error}");
         assert!(error.contains("line 99: \"x\" is not a number"), "{error}");
     }
 
@@ -309,8 +289,7 @@ mod tests {
     /// The grid trace is large and not part of the repository.
     #[test]
     fn the_grid_trace_is_read_whole() {
-        let beside =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/traces/LCG-2005.swf.gz");
+        let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/traces/LCG-2005.swf.gz");
         let path = std::env::var_os("MOSO_TRACE").map_or(beside, Into::into);
         if !path.exists() {
             println!("skipped: {} is not there; set MOSO_TRACE", path.display());
@@ -321,12 +300,7 @@ mod tests {
         assert_eq!(workload.records.len(), 188_041);
         assert_eq!(workload.sites.len(), 170);
         assert_eq!(workload.sites[39], "lxgate13.cern.ch");
-        let mean = workload
-            .records
-            .iter()
-            .map(|r| f64::from(r.run_s))
-            .sum::<f64>()
-            / 188_041.0;
+        let mean = workload.records.iter().map(|r| f64::from(r.run_s)).sum::<f64>() / 188_041.0;
         assert!((7_900.0..8_100.0).contains(&mean), "{mean}");
     }
 }

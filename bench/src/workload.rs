@@ -191,9 +191,7 @@ impl Zipf {
             sum += f64::from(k).powf(-s);
             sum
         });
-        Zipf {
-            cumulative: cumulative.collect(),
-        }
+        Zipf { cumulative: cumulative.collect() }
     }
 
     fn draw(&self, rng: &mut StdRng) -> u32 {
@@ -228,11 +226,7 @@ mod tests {
 
         let per_site = workload.per_site();
         // The first of 170 sites by Zipf has 17.5 % of the work.
-        assert!(
-            (0.15..0.20).contains(&(per_site[0] as f64 / 1e5)),
-            "{}",
-            per_site[0]
-        );
+        assert!((0.15..0.20).contains(&(per_site[0] as f64 / 1e5)), "{}", per_site[0]);
         assert!(per_site[0] > 20 * per_site[169]);
 
         let mut runs: Vec<u32> = records.iter().map(|r| r.run_s).collect();
@@ -256,10 +250,7 @@ mod tests {
         let workload = Shape::new(5_000).draw(3);
         let mut groups = std::collections::BTreeMap::new();
         for record in &workload.records {
-            assert_eq!(
-                *groups.entry(record.user).or_insert(record.group),
-                record.group
-            );
+            assert_eq!(*groups.entry(record.user).or_insert(record.group), record.group);
         }
     }
 }

@@ -24,10 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut views = client.watch_task(reply.task_id);
     while let Some(view) = views.next().await {
         let view = view?;
-        let counts = view
-            .counts
-            .iter()
-            .map(|c| format!("{} {}", c.jobs, c.state));
+        let counts = view.counts.iter().map(|c| format!("{} {}", c.jobs, c.state));
         println!("{}: {}", view.state, counts.collect::<Vec<_>>().join(", "));
     }
     Ok(())

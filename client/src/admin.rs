@@ -29,10 +29,7 @@ impl Client {
             expected_version,
             author: self.options().author.clone(),
         };
-        self.call(None, request, |node, call| async move {
-            admin(&node).put_object(call).await
-        })
-        .await
+        self.call(None, request, |node, call| async move { admin(&node).put_object(call).await }).await
     }
 
     /// Reads an object.
@@ -40,10 +37,7 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] with [`Code::NotFound`](crate::Code::NotFound) when there is none.
     pub async fn get_object(&self, kind: &str, name: &str) -> Result<Object> {
-        self.call(None, key(kind, name), |node, call| async move {
-            admin(&node).get_object(call).await
-        })
-        .await
+        self.call(None, key(kind, name), |node, call| async move { admin(&node).get_object(call).await }).await
     }
 
     /// All objects of a kind, by name.
@@ -51,11 +45,8 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn list_objects(&self, kind: &str) -> Result<Vec<Object>> {
-        let list = self
-            .call(None, key(kind, ""), |node, call| async move {
-                admin(&node).list_objects(call).await
-            })
-            .await?;
+        let list =
+            self.call(None, key(kind, ""), |node, call| async move { admin(&node).list_objects(call).await }).await?;
         Ok(list.objects)
     }
 
@@ -63,12 +54,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`put_object`](Self::put_object), and [`Code::NotFound`](crate::Code::NotFound) when there is none.
-    pub async fn delete_object(
-        &self,
-        kind: &str,
-        name: &str,
-        expected_version: Option<u64>,
-    ) -> Result<Object> {
+    pub async fn delete_object(&self, kind: &str, name: &str, expected_version: Option<u64>) -> Result<Object> {
         let request = PutObjectRequest {
             kind: kind.into(),
             name: name.into(),
@@ -76,10 +62,7 @@ impl Client {
             expected_version,
             author: self.options().author.clone(),
         };
-        self.call(None, request, |node, call| async move {
-            admin(&node).delete_object(call).await
-        })
-        .await
+        self.call(None, request, |node, call| async move { admin(&node).delete_object(call).await }).await
     }
 
     /// The versions of an object that the cluster still holds, newest first.
@@ -87,18 +70,12 @@ impl Client {
     /// # Errors
     /// As [`get_object`](Self::get_object).
     pub async fn object_history(&self, kind: &str, name: &str) -> Result<Vec<Object>> {
-        let list = self
-            .call(None, key(kind, name), |node, call| async move {
-                admin(&node).history(call).await
-            })
-            .await?;
+        let list =
+            self.call(None, key(kind, name), |node, call| async move { admin(&node).history(call).await }).await?;
         Ok(list.objects)
     }
 }
 
 fn key(kind: &str, name: &str) -> ObjectKey {
-    ObjectKey {
-        kind: kind.into(),
-        name: name.into(),
-    }
+    ObjectKey { kind: kind.into(), name: name.into() }
 }

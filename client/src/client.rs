@@ -45,9 +45,7 @@ impl Client {
     ) -> Result<Self> {
         let addresses = addresses.into_iter().map(Into::into).collect();
         let pool = Pool::new(addresses, options.discover)?;
-        let client = Client {
-            inner: Arc::new(Inner { pool, options }),
-        };
+        let client = Client { inner: Arc::new(Inner { pool, options }) };
         // Claimed here, so that the first call below does not read the list a second time.
         client.pool().claim_refresh(Instant::now());
         client.cluster().await?;
@@ -60,11 +58,7 @@ impl Client {
     /// As of any call: see [`Error`].
     pub async fn cluster(&self) -> Result<Cluster> {
         let request = ClusterRequest { local: false };
-        let reply = self
-            .call(None, request, |node, call| async move {
-                admin(&node).cluster(call).await
-            })
-            .await?;
+        let reply = self.call(None, request, |node, call| async move { admin(&node).cluster(call).await }).await?;
         let cluster = parse(&reply)?;
         self.pool().adopt(&cluster, Instant::now());
         Ok(cluster)

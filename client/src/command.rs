@@ -29,17 +29,12 @@ impl Command {
 
     /// A command with the worker's environment and folder.
     pub fn new(argv: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Command {
-            argv: argv.into_iter().map(Into::into).collect(),
-            ..Command::default()
-        }
+        Command { argv: argv.into_iter().map(Into::into).collect(), ..Command::default() }
     }
 
     /// The body.
     pub fn encode(&self) -> Bytes {
-        serde_json::to_vec(self)
-            .expect("strings and maps of strings are always JSON")
-            .into()
+        serde_json::to_vec(self).expect("strings and maps of strings are always JSON").into()
     }
 
     /// Reads a body.
@@ -47,8 +42,7 @@ impl Command {
     /// # Errors
     /// [`BadCommand`] when it is not the JSON of a command or names no program.
     pub fn decode(body: &[u8]) -> Result<Self, BadCommand> {
-        let command: Command =
-            serde_json::from_slice(body).map_err(|error| BadCommand(error.to_string()))?;
+        let command: Command = serde_json::from_slice(body).map_err(|error| BadCommand(error.to_string()))?;
         if command.argv.first().is_none_or(String::is_empty) {
             return Err(BadCommand("argv names no program".into()));
         }

@@ -80,9 +80,6 @@ impl Error {
 
     /// A field the caller gave is malformed or out of its range.
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Error::Refused {
-            code: Code::Invalid,
-            message: message.into(),
-        }
+        Error::Refused { code: Code::Invalid, message: message.into() }
     }
 }

@@ -55,24 +55,17 @@ pub(crate) struct Pool {
 impl Pool {
     pub fn new(addresses: Vec<String>, discover: bool) -> Result<Self> {
         if addresses.is_empty() || addresses.len() > NODES_MAX {
-            return Err(Error::invalid(format!(
-                "give 1 to {NODES_MAX} node addresses"
-            )));
+            return Err(Error::invalid(format!("give 1 to {NODES_MAX} node addresses")));
         }
         let mut state = State::default();
         for address in addresses {
             state.add(&address, u32::MAX)?;
         }
-        Ok(Pool {
-            state: Mutex::new(state),
-            discover,
-        })
+        Ok(Pool { state: Mutex::new(state), discover })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("no code panics while it holds this lock")
+        self.state.lock().expect("no code panics while it holds this lock")
     }
 
     /// The preferred node if it is not known to be down, else the next that is not, else the one down longest.
@@ -97,16 +90,8 @@ impl Pool {
     /// The node at this place of the list, counted round.
     pub fn at(&self, index: usize) -> Node {
         let state = self.lock();
-        let named = state
-            .entries
-            .iter()
-            .filter(|e| e.number != u32::MAX)
-            .count();
-        let count = if named == 0 {
-            state.entries.len()
-        } else {
-            named
-        };
+        let named = state.entries.iter().filter(|e| e.number != u32::MAX).count();
+        let count = if named == 0 { state.entries.len() } else { named };
         state.entries[index % count].node.clone()
     }
 
@@ -179,24 +164,15 @@ impl Pool {
             }
         }
         state.entries.sort_by_key(|e| e.number);
-        let address: HashMap<u32, &str> = cluster
-            .nodes
-            .iter()
-            .map(|n| (n.id, n.api.as_str()))
-            .collect();
-        state.leaders = cluster
-            .shards
-            .iter()
-            .filter_map(|s| Some((s.shard, Arc::from(*address.get(&s.leader)?))))
-            .collect();
+        let address: HashMap<u32, &str> = cluster.nodes.iter().map(|n| (n.id, n.api.as_str())).collect();
+        state.leaders =
+            cluster.shards.iter().filter_map(|s| Some((s.shard, Arc::from(*address.get(&s.leader)?)))).collect();
     }
 
     /// Claims the refresh of the list: true for one caller per interval, or after `forget`.
     pub fn claim_refresh(&self, now: Instant) -> bool {
         let mut state = self.lock();
-        let due = state
-            .refreshed
-            .is_none_or(|at| now.duration_since(at) >= REFRESH_INTERVAL);
+        let due = state.refreshed.is_none_or(|at| now.duration_since(at) >= REFRESH_INTERVAL);
         if due {
             state.refreshed = Some(now);
         }
@@ -214,11 +190,7 @@ impl Pool {
 
     /// All addresses, for people.
     pub fn addresses(&self) -> Vec<String> {
-        self.lock()
-            .entries
-            .iter()
-            .map(|e| e.node.address.to_string())
-            .collect()
+        self.lock().entries.iter().map(|e| e.node.address.to_string()).collect()
     }
 }
 
@@ -228,9 +200,7 @@ impl State {
     }
 
     fn find_mut(&mut self, address: &str) -> Option<&mut Entry> {
-        self.entries
-            .iter_mut()
-            .find(|e| &*e.node.address == address)
+        self.entries.iter_mut().find(|e| &*e.node.address == address)
     }
 
     fn add(&mut self, address: &str, number: u32) -> Result<()> {
@@ -239,19 +209,10 @@ impl State {
             return Ok(());
         }
         if self.entries.len() >= NODES_MAX {
-            return Err(Error::invalid(format!(
-                "a client keeps at most {NODES_MAX} nodes"
-            )));
+            return Err(Error::invalid(format!("a client keeps at most {NODES_MAX} nodes")));
         }
-        let node = Node {
-            address: address.into(),
-            channel: endpoint(address)?.connect_lazy(),
-        };
-        self.entries.push(Entry {
-            node,
-            number,
-            down_until: None,
-        });
+        let node = Node { address: address.into(), channel: endpoint(address)?.connect_lazy() };
+        self.entries.push(Entry { node, number, down_until: None });
         Ok(())
     }
 }
@@ -265,9 +226,7 @@ impl Entry {
 fn endpoint(address: &str) -> Result<Endpoint> {
     let (host, port) = address.rsplit_once(':').unwrap_or_default();
     if host.is_empty() || port.parse::<u16>().is_err() {
-        return Err(Error::invalid(format!(
-            "{address:?} is not a node's host:port"
-        )));
+        return Err(Error::invalid(format!("{address:?} is not a node's host:port")));
     }
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|e| Error::invalid(format!("{address:?} is not a node's host:port: {e}")))?;
@@ -287,16 +246,8 @@ mod tests {
     use moso_proto::view::{NodeView, ShardView};
 
     fn cluster() -> Cluster {
-        let node = |id, api: &str| NodeView {
-            id,
-            api: api.into(),
-            ..NodeView::default()
-        };
-        let shard = |shard, leader| ShardView {
-            shard,
-            leader,
-            ..ShardView::default()
-        };
+        let node = |id, api: &str| NodeView { id, api: api.into(), ..NodeView::default() };
+        let shard = |shard, leader| ShardView { shard, leader, ..ShardView::default() };
         Cluster {
             nodes: vec![node(2, "b:2"), node(1, "a:1")],
             shards: vec![shard(0, 1), shard(1, 2), shard(2, 0)],

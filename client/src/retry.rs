@@ -24,9 +24,7 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     pub fn new() -> Self {
-        Backoff {
-            step: BACKOFF_INITIAL,
-        }
+        Backoff { step: BACKOFF_INITIAL }
     }
 
     pub fn reset(&mut self) {
@@ -61,15 +59,12 @@ impl Failure {
         let Some(code) = meta(META_CODE).and_then(|name| name.parse::<Code>().ok()) else {
             return Self::of_foreign(status, node, message);
         };
-        let retry_after = meta(META_RETRY_AFTER)
-            .and_then(|v| v.parse().ok())
-            .map(Duration::from_millis);
+        let retry_after = meta(META_RETRY_AFTER).and_then(|v| v.parse().ok()).map(Duration::from_millis);
         let error = by_code(code, message, retry_after, node);
         match meta(META_LEADER) {
-            Some(leader) if code.is_retryable() && leader != node => Failure::Moved {
-                leader: leader.to_owned(),
-                error,
-            },
+            Some(leader) if code.is_retryable() && leader != node => {
+                Failure::Moved { leader: leader.to_owned(), error }
+            }
             _ if code.is_retryable() => Failure::Later(error),
             _ => Failure::Final(error),
         }
@@ -77,12 +72,7 @@ impl Failure {
 
     fn of_foreign(status: &Status, node: &str, message: String) -> Self {
         use tonic::Code as Grpc;
-        let refused = |code| {
-            Failure::Final(Error::Refused {
-                code,
-                message: message.clone(),
-            })
-        };
+        let refused = |code| Failure::Final(Error::Refused { code, message: message.clone() });
         match status.code() {
             Grpc::InvalidArgument | Grpc::FailedPrecondition => refused(Code::Invalid),
             Grpc::NotFound => refused(Code::NotFound),
@@ -98,22 +88,10 @@ impl Failure {
 }
 
 /// The error of a code that a node gave.
-pub(crate) fn by_code(
-    code: Code,
-    message: String,
-    retry_after: Option<Duration>,
-    node: &str,
-) -> Error {
+pub(crate) fn by_code(code: Code, message: String, retry_after: Option<Duration>, node: &str) -> Error {
     match code {
-        Code::Internal => Error::Defect {
-            node: node.to_owned(),
-            message,
-        },
-        code if code.is_retryable() => Error::Unavailable {
-            code,
-            message,
-            retry_after,
-        },
+        Code::Internal => Error::Defect { node: node.to_owned(), message },
+        code if code.is_retryable() => Error::Unavailable { code, message, retry_after },
         code => Error::Refused { code, message },
     }
 }
@@ -131,14 +109,7 @@ pub(crate) struct Tries<'a> {
 impl<'a> Tries<'a> {
     /// A call to the leader of `shard`, or to any node.
     pub fn new(client: &'a Client, shard: Option<u16>) -> Self {
-        Tries {
-            client,
-            shard,
-            started: Instant::now(),
-            backoff: Backoff::new(),
-            preferred: None,
-            redirects: 0,
-        }
+        Tries { client, shard, started: Instant::now(), backoff: Backoff::new(), preferred: None, redirects: 0 }
     }
 
     /// The node for the next try.
@@ -176,10 +147,8 @@ impl<'a> Tries<'a> {
                 pool.mark_down(node, now);
                 pool.forget(now);
                 let wait = (!pool.any_up(now)).then(|| self.backoff.wait());
-                let error = Error::Unreachable {
-                    addresses: pool.addresses().join(", "),
-                    reason: format!("{node}: {reason}"),
-                };
+                let error =
+                    Error::Unreachable { addresses: pool.addresses().join(", "), reason: format!("{node}: {reason}") };
                 (error, wait.unwrap_or_default())
             }
         };
@@ -194,12 +163,7 @@ impl<'a> Tries<'a> {
 impl Client {
     /// Makes a call at the leader of `shard` (or anywhere) until it is answered for good, within the retry budget.
     /// `attempt` makes one try at a node.
-    pub(crate) async fn call<Q, T, F, Fut>(
-        &self,
-        shard: Option<u16>,
-        request: Q,
-        attempt: F,
-    ) -> Result<T>
+    pub(crate) async fn call<Q, T, F, Fut>(&self, shard: Option<u16>, request: Q, attempt: F) -> Result<T>
     where
         Q: Clone,
         F: Fn(Node, Request<Q>) -> Fut,
@@ -253,19 +217,14 @@ mod tests {
     #[test]
     fn retry_after_and_leader_are_read() {
         let mut busy = status(Code::Busy);
-        busy.metadata_mut()
-            .insert(META_RETRY_AFTER, "250".parse().unwrap());
+        busy.metadata_mut().insert(META_RETRY_AFTER, "250".parse().unwrap());
         let Failure::Later(error) = Failure::of(&busy, "n:1") else {
             panic!("not later");
         };
         assert_eq!(error.retry_after(), Some(Duration::from_millis(250)));
         let mut moved = status(Code::NotLeader);
-        moved
-            .metadata_mut()
-            .insert(META_LEADER, "n:2".parse().unwrap());
-        assert!(
-            matches!(Failure::of(&moved, "n:1"), Failure::Moved { leader, .. } if leader == "n:2")
-        );
+        moved.metadata_mut().insert(META_LEADER, "n:2".parse().unwrap());
+        assert!(matches!(Failure::of(&moved, "n:1"), Failure::Moved { leader, .. } if leader == "n:2"));
         // A node that names itself does not know better than to wait.
         assert!(matches!(Failure::of(&moved, "n:2"), Failure::Later(_)));
     }

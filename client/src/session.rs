@@ -6,8 +6,7 @@ use crate::limits::{FRAME_RESULTS_MAX, FRAMES_ASIDE_MAX, LEASE_WAIT_MAX, UNACKED
 use crate::retry::{Backoff, by_code};
 use crate::wire::Wire;
 use moso_proto::v1::{
-    Fault, Heartbeat, Hello, JobResult, Lease, LeaseReply, LeaseRequest, NodeFrame, ResultAck,
-    WorkerFrame,
+    Fault, Heartbeat, Hello, JobResult, Lease, LeaseReply, LeaseRequest, NodeFrame, ResultAck, WorkerFrame,
 };
 use moso_proto::{Code, MESSAGE_BYTES_MAX};
 use rand::Rng;
@@ -123,10 +122,7 @@ impl Client {
     /// [`Error::Unreachable`] when no node takes it within the retry budget.
     pub async fn session(&self, options: SessionOptions) -> Result<Session> {
         let number = rand::rng().random_range(1..=u64::MAX);
-        let hello = Hello {
-            session: number,
-            worker: options.worker.clone(),
-        };
+        let hello = Hello { session: number, worker: options.worker.clone() };
         let wire = Wire::open(self.clone(), options.node.clone(), hello).await?;
         Ok(Session {
             client: self.clone(),
@@ -183,11 +179,8 @@ impl Session {
     /// [`Error::Unavailable`] and [`Error::Refused`] with [`Code::TooLarge`]: nothing was sent.
     pub async fn turn(&mut self, turn: Turn) -> Result<()> {
         self.check(&turn)?;
-        let mut results: Vec<JobResult> = self
-            .again
-            .drain(..)
-            .filter_map(|job| self.unacked.get(&job).cloned())
-            .collect();
+        let mut results: Vec<JobResult> =
+            self.again.drain(..).filter_map(|job| self.unacked.get(&job).cloned()).collect();
         for result in turn.results {
             self.unacked.insert(result.job_id, result.clone());
             results.push(result);
@@ -225,31 +218,20 @@ impl Session {
     ///
     /// # Errors
     /// As [`next`](Self::next), and what the node answers instead of leases.
-    pub async fn lease(
-        &mut self,
-        queues: &[&str],
-        max_jobs: u32,
-        wait: Duration,
-    ) -> Result<Vec<Lease>> {
+    pub async fn lease(&mut self, queues: &[&str], max_jobs: u32, wait: Duration) -> Result<Vec<Lease>> {
         let request = LeaseRequest {
             queues: queues.iter().map(|queue| (*queue).to_owned()).collect(),
             max_jobs,
             wait_ms: wait.min(LEASE_WAIT_MAX).as_millis() as u32,
             ..LeaseRequest::default()
         };
-        self.turn(Turn {
-            lease: Some(request),
-            ..Turn::default()
-        })
-        .await?;
+        self.turn(Turn { lease: Some(request), ..Turn::default() }).await?;
         loop {
             let mut frame = self.read().await?;
             let reply = frame.lease.take_if(|r| r.request_id == self.request_id);
             self.put_aside(frame)?;
             match reply {
-                Some(LeaseReply {
-                    fault: Some(fault), ..
-                }) => return Err(self.fault(fault)),
+                Some(LeaseReply { fault: Some(fault), .. }) => return Err(self.fault(fault)),
                 Some(reply) => return Ok(reply.leases),
                 None => {}
             }
@@ -266,29 +248,17 @@ impl Session {
         let mut open: HashSet<u64> = results.iter().map(|r| r.job_id).collect();
         let mut settled = ResultAck::default();
         let mut backoff = Backoff::new();
-        self.turn(Turn {
-            results,
-            ..Turn::default()
-        })
-        .await?;
+        self.turn(Turn { results, ..Turn::default() }).await?;
         while !open.is_empty() {
             let mut frame = self.read().await?;
             if let Some(ack) = frame.results.take() {
                 let (accepted, others) = ack.accepted.into_iter().partition(|id| open.remove(id));
-                let (refused, other_refusals) = ack
-                    .refused
-                    .into_iter()
-                    .partition(|r| open.remove(&r.job_id));
+                let (refused, other_refusals) = ack.refused.into_iter().partition(|r| open.remove(&r.job_id));
                 settled.accepted.extend::<Vec<u64>>(accepted);
                 settled.refused.extend::<Vec<_>>(refused);
-                let (again, others_again): (Vec<u64>, _) =
-                    ack.retry.into_iter().partition(|id| open.contains(id));
-                frame.results = Some(ResultAck {
-                    accepted: others,
-                    refused: other_refusals,
-                    retry: others_again,
-                })
-                .filter(|ack| *ack != ResultAck::default());
+                let (again, others_again): (Vec<u64>, _) = ack.retry.into_iter().partition(|id| open.contains(id));
+                frame.results = Some(ResultAck { accepted: others, refused: other_refusals, retry: others_again })
+                    .filter(|ack| *ack != ResultAck::default());
                 if !again.is_empty() {
                     tokio::time::sleep(backoff.wait()).await;
                     self.turn(Turn::default()).await?;
@@ -304,12 +274,7 @@ impl Session {
     /// # Errors
     /// [`Error::Disconnected`] when the stream is broken: nothing is lost but the farewell.
     pub async fn close(mut self) -> Result<()> {
-        self.wire
-            .send(WorkerFrame {
-                drained: true,
-                ..WorkerFrame::default()
-            })
-            .await?;
+        self.wire.send(WorkerFrame { drained: true, ..WorkerFrame::default() }).await?;
         self.wire.close();
         // The node closes the stream; if it does not, dropping it does.
         let closed = async { while self.wire.next().await.is_ok() {} };
@@ -329,10 +294,7 @@ impl Session {
 
     /// Opens a new stream, to be attached.
     pub(crate) fn new_wire(&self) -> impl Future<Output = Result<Wire>> + Send + 'static {
-        let hello = Hello {
-            session: self.number,
-            worker: self.options.worker.clone(),
-        };
+        let hello = Hello { session: self.number, worker: self.options.worker.clone() };
         Wire::open(self.client.clone(), self.options.node.clone(), hello)
     }
 
@@ -348,8 +310,7 @@ impl Session {
     /// What a fault of the node means to the caller.
     pub(crate) fn fault(&self, fault: Fault) -> Error {
         let code = fault.code.parse().unwrap_or(Code::Internal);
-        let retry_after =
-            (fault.retry_after_ms > 0).then(|| Duration::from_millis(fault.retry_after_ms.into()));
+        let retry_after = (fault.retry_after_ms > 0).then(|| Duration::from_millis(fault.retry_after_ms.into()));
         by_code(code, fault.message, retry_after, self.node())
     }
 
@@ -366,10 +327,7 @@ impl Session {
         if beats > MESSAGE_BYTES_MAX / 18 {
             return Err(Error::Refused {
                 code: Code::TooLarge,
-                message: format!(
-                    "a heartbeat carries at most {} jobs",
-                    MESSAGE_BYTES_MAX / 18
-                ),
+                message: format!("a heartbeat carries at most {} jobs", MESSAGE_BYTES_MAX / 18),
             });
         }
         Ok(())
@@ -401,21 +359,13 @@ impl Session {
     ) -> Result<()> {
         while results.len() > FRAME_RESULTS_MAX {
             let rest = results.split_off(FRAME_RESULTS_MAX);
-            let frame = WorkerFrame {
-                results: std::mem::replace(&mut results, rest),
-                ..WorkerFrame::default()
-            };
+            let frame = WorkerFrame { results: std::mem::replace(&mut results, rest), ..WorkerFrame::default() };
             self.wire.send(frame).await?;
         }
         if results.is_empty() && heartbeat.is_none() && lease.is_none() {
             return Ok(());
         }
-        let frame = WorkerFrame {
-            results,
-            heartbeat,
-            lease,
-            ..WorkerFrame::default()
-        };
+        let frame = WorkerFrame { results, heartbeat, lease, ..WorkerFrame::default() };
         self.wire.send(frame).await
     }
 
@@ -436,11 +386,7 @@ impl Session {
             self.again.extend(&ack.retry);
         }
         let open = self.open_lease.as_ref().map(|request| request.request_id);
-        if frame
-            .lease
-            .as_ref()
-            .is_some_and(|r| Some(r.request_id) == open)
-        {
+        if frame.lease.as_ref().is_some_and(|r| Some(r.request_id) == open) {
             self.open_lease = None;
         }
         Ok(frame)

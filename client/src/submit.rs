@@ -22,12 +22,7 @@ pub struct Submission {
 impl Submission {
     /// A task without jobs yet: add some with [`jobs`](Self::jobs), [`job`](Self::job) or [`array`](Self::array).
     pub fn new(task: TaskSpec) -> Self {
-        Submission {
-            id: new_id(),
-            task,
-            jobs: Vec::new(),
-            array: 0,
-        }
+        Submission { id: new_id(), task, jobs: Vec::new(), array: 0 }
     }
 
     /// Adds jobs with bodies of their own. Their ids will be consecutive in this order.
@@ -38,10 +33,7 @@ impl Submission {
 
     /// Adds a job with a body of its own.
     pub fn job(mut self, body: impl Into<Bytes>) -> Self {
-        self.jobs.push(JobSpec {
-            body: body.into(),
-            ..JobSpec::default()
-        });
+        self.jobs.push(JobSpec { body: body.into(), ..JobSpec::default() });
         self
     }
 
@@ -64,17 +56,13 @@ impl Submission {
 
     fn into_request(self) -> Result<SubmitRequest> {
         if self.jobs.is_empty() == (self.array == 0) {
-            return Err(Error::invalid(
-                "a submission has either jobs of its own or an array of at least one job",
-            ));
+            return Err(Error::invalid("a submission has either jobs of its own or an array of at least one job"));
         }
         let bytes: usize = self.jobs.iter().map(|job| job.body.len()).sum();
         if bytes + self.task.body.len() > MESSAGE_BYTES_MAX {
             return Err(Error::Refused {
                 code: Code::TooLarge,
-                message: format!(
-                    "the bodies are {bytes} bytes; a submission takes less than {MESSAGE_BYTES_MAX}"
-                ),
+                message: format!("the bodies are {bytes} bytes; a submission takes less than {MESSAGE_BYTES_MAX}"),
             });
         }
         Ok(SubmitRequest {
@@ -97,19 +85,14 @@ impl Client {
         let request = submission.into_request()?;
         let shards = self.pool().shards();
         let shard = (shards > 0).then(|| shard_of_submission(&id, shards).0);
-        self.call(shard, request, |node, call| async move {
-            jobs(&node).submit(call).await
-        })
-        .await
+        self.call(shard, request, |node, call| async move { jobs(&node).submit(call).await }).await
     }
 }
 
 /// 6 bytes Unix time in ms, big endian, then 10 random ones.
 fn new_id() -> [u8; 16] {
     // A clock before 1970 gives an id that the cluster refuses as too old: the caller sees it at once.
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut id = [0; 16];
     id[..6].copy_from_slice(&(now.as_millis() as u64).to_be_bytes()[2..]);
     rand::rng().fill_bytes(&mut id[6..]);
@@ -137,35 +120,19 @@ mod tests {
     fn either_jobs_or_an_array() {
         let task = TaskSpec::default;
         assert!(Submission::new(task()).into_request().is_err());
-        assert!(
-            Submission::new(task())
-                .job("x")
-                .array(2)
-                .into_request()
-                .is_err()
-        );
+        assert!(Submission::new(task()).job("x").array(2).into_request().is_err());
         let submission = Submission::new(task()).job("x").job("y");
         let id = submission.id();
         let request = submission.into_request().unwrap();
         assert_eq!((request.jobs.len(), request.array), (2, 0));
         assert_eq!(request.submission_id[..], id);
-        assert_eq!(
-            Submission::new(task())
-                .array(5)
-                .into_request()
-                .unwrap()
-                .array,
-            5
-        );
+        assert_eq!(Submission::new(task()).array(5).into_request().unwrap().array, 5);
     }
 
     #[test]
     fn too_large_is_refused_before_it_is_sent() {
         let body = Bytes::from(vec![0; MESSAGE_BYTES_MAX / 2 + 1]);
-        let result = Submission::new(TaskSpec::default())
-            .job(body.clone())
-            .job(body)
-            .into_request();
+        let result = Submission::new(TaskSpec::default()).job(body.clone()).job(body).into_request();
         assert_eq!(result.unwrap_err().code(), Some(Code::TooLarge));
     }
 }

@@ -23,12 +23,7 @@ impl Client {
     ///
     /// The stream ends with an error as of [`task`](Self::task), or when no node has answered for the retry budget.
     pub fn watch_task(&self, id: u64) -> BoxStream<'static, Result<TaskView>> {
-        let watch = Watch {
-            client: self.clone(),
-            task: id,
-            views: None,
-            ended: false,
-        };
+        let watch = Watch { client: self.clone(), task: id, views: None, ended: false };
         unfold(watch, |mut watch| async move {
             if watch.ended {
                 return None;
@@ -53,10 +48,7 @@ impl Watch {
                 },
                 Some((node, views)) => match views.message().await {
                     Ok(Some(view)) => return Ok(view),
-                    Ok(None) => (
-                        node.clone(),
-                        Failure::Transport("it closed the watch".into()),
-                    ),
+                    Ok(None) => (node.clone(), Failure::Transport("it closed the watch".into())),
                     Err(status) => (node.clone(), Failure::of(&status, node)),
                 },
             };
@@ -80,19 +72,14 @@ impl Watch {
                 let failure = Failure::of(&status, &address);
                 Err((address, failure))
             }
-            Err(_) => Err((
-                address,
-                Failure::Transport(format!("no answer within {deadline:?}")),
-            )),
+            Err(_) => Err((address, Failure::Transport(format!("no answer within {deadline:?}")))),
         }
     }
 }
 
 fn has_ended(state: &str) -> bool {
     use TaskState::{Aborted, Done, Failed, Finished};
-    [Done, Finished, Failed, Aborted]
-        .iter()
-        .any(|s| s.name() == state)
+    [Done, Finished, Failed, Aborted].iter().any(|s| s.name() == state)
 }
 
 #[cfg(test)]
@@ -104,12 +91,7 @@ mod tests {
         for state in [TaskState::Ready, TaskState::Running] {
             assert!(!has_ended(state.name()));
         }
-        for state in [
-            TaskState::Done,
-            TaskState::Finished,
-            TaskState::Failed,
-            TaskState::Aborted,
-        ] {
+        for state in [TaskState::Done, TaskState::Finished, TaskState::Failed, TaskState::Aborted] {
             assert!(state.is_final() && has_ended(state.name()));
         }
     }

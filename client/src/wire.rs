@@ -30,19 +30,14 @@ impl Wire {
         let mut tries = Tries::new(&client, None);
         tries.prefer(match preferred {
             Some(NodeRef::Index(index)) => Some(client.pool().at(index).address.to_string()),
-            Some(NodeRef::Address(address)) => {
-                Some(client.pool().named(&address)?.address.to_string())
-            }
+            Some(NodeRef::Address(address)) => Some(client.pool().named(&address)?.address.to_string()),
             None => None,
         });
         loop {
             let node = tries.node();
             let address = node.address.to_string();
             let (out, queue) = mpsc::channel(FRAMES_QUEUED_MAX);
-            let first = WorkerFrame {
-                hello: Some(hello.clone()),
-                ..WorkerFrame::default()
-            };
+            let first = WorkerFrame { hello: Some(hello.clone()), ..WorkerFrame::default() };
             out.try_send(first).expect("the channel is new and empty");
             let deadline = client.options().call_deadline;
             let mut stub = workers(&node);
@@ -115,9 +110,6 @@ impl Wire {
         self.out = None;
         let pool = self.client.pool();
         pool.mark_down(&self.node, Instant::now());
-        Error::Disconnected {
-            node: self.node.clone(),
-            reason: reason.to_owned(),
-        }
+        Error::Disconnected { node: self.node.clone(), reason: reason.to_owned() }
     }
 }

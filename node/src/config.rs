@@ -95,10 +95,6 @@ pub struct Config {
     pub election_ticks: u32,
     /// Ticks between a leader's heartbeats.
     pub heartbeat_ticks: u32,
-    /// Bytes of commands at which a log entry is proposed without waiting for more, KiB.
-    pub entry_target_kib: usize,
-    /// How long a command may wait for others to share a log entry with, µs.
-    pub linger_us: u64,
     /// A memtable and a WAL file of the log, MiB. Three memtables and some files more.
     pub log_write_buffer_mib: usize,
     /// A memtable of a shard's state, MiB.
@@ -107,8 +103,6 @@ pub struct Config {
     pub state_memory_mib: usize,
     /// Blocks of the state kept after being read, MiB.
     pub block_cache_mib: usize,
-    /// Bodies kept for the workers that will ask for them, MiB.
-    pub body_cache_mib: usize,
     /// All nodes of the cluster when it is made, this one too. Required.
     pub members: Vec<Member>,
 }
@@ -131,13 +125,10 @@ impl Default for Config {
             raft_tick_ms: 100,
             election_ticks: 20,
             heartbeat_ticks: 3,
-            entry_target_kib: 256,
-            linger_us: 1_000,
             log_write_buffer_mib: 64,
             state_write_buffer_mib: 16,
             state_memory_mib: 192,
             block_cache_mib: 64,
-            body_cache_mib: 64,
             members: Vec::new(),
         }
     }
@@ -199,8 +190,7 @@ impl Config {
 
     fn listen_as_own_member(&mut self) {
         let Some(own) = self.own_member().cloned() else { return };
-        for (address, of_member) in [(&mut self.api, own.api), (&mut self.peer, own.peer), (&mut self.http, own.http)]
-        {
+        for (address, of_member) in [(&mut self.api, own.api), (&mut self.peer, own.peer), (&mut self.http, own.http)] {
             if address.is_empty() {
                 *address = of_member;
             }
@@ -208,11 +198,7 @@ impl Config {
     }
 }
 
-fn override_by_env(
-    table: &mut Table,
-    env: impl IntoIterator<Item = (String, String)>,
-    errors: &mut Vec<String>,
-) {
+fn override_by_env(table: &mut Table, env: impl IntoIterator<Item = (String, String)>, errors: &mut Vec<String>) {
     for (name, text) in env {
         let Some(key) = name.strip_prefix(ENV_PREFIX).map(str::to_ascii_lowercase) else { continue };
         match key.as_str() {

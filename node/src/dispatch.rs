@@ -181,9 +181,10 @@ impl Dispatcher {
     /// If work is left, the next request may have it.
     fn wake_next(&self, ask: &Ask) {
         for &queue in &ask.queues {
-            let left = self.directory().led_here().any(|slot| {
-                slot.index.load().as_ref().is_some_and(|index| index.summary(queue).ready > 0)
-            });
+            let left = self
+                .directory()
+                .led_here()
+                .any(|slot| slot.index.load().as_ref().is_some_and(|index| index.summary(queue).ready > 0));
             if left {
                 self.directory().waiting.wake(queue);
             }
@@ -264,7 +265,14 @@ impl Dispatcher {
         found
     }
 
-    async fn ask_shard(&self, shard: u16, queue: u32, max: usize, by_age: bool, ask: &Ask) -> Result<Vec<v1::Lease>, Fault> {
+    async fn ask_shard(
+        &self,
+        shard: u16,
+        queue: u32,
+        max: usize,
+        by_age: bool,
+        ask: &Ask,
+    ) -> Result<Vec<v1::Lease>, Fault> {
         let passed = LeaseAsk {
             queue,
             max: max as u32,
@@ -422,8 +430,7 @@ fn room_of(directory: &Directory, queue: &QueueEntry, max: usize) -> usize {
 /// Takes the better of two candidates drawn at random among those with the highest priority.
 fn choose(candidates: &mut Vec<Candidate>, node: u32, by_age: bool) -> Option<Candidate> {
     let top = candidates.iter().map(|c| c.top_priority).max()?;
-    let best: Vec<usize> =
-        (0..candidates.len()).filter(|&i| by_age || candidates[i].top_priority == top).collect();
+    let best: Vec<usize> = (0..candidates.len()).filter(|&i| by_age || candidates[i].top_priority == top).collect();
     let mut rng = rand::rng();
     let (a, b) = (best[rng.random_range(0..best.len())], best[rng.random_range(0..best.len())]);
     // A shard led here saves a hop: it may have up to a fifth less.

@@ -92,38 +92,19 @@ impl Error {
     }
 
     pub(crate) fn fatal(what: &'static str, reason: impl ToString) -> Self {
-        Error::Fatal {
-            what,
-            reason: reason.to_string(),
-        }
+        Error::Fatal { what, reason: reason.to_string() }
     }
 
     pub(crate) fn contract(shard: u16, reason: impl Into<String>) -> Self {
-        Error::Contract {
-            shard,
-            reason: reason.into(),
-        }
+        Error::Contract { shard, reason: reason.into() }
     }
 
-    pub(crate) fn damaged(
-        shard: u16,
-        what: &'static str,
-        at: u64,
-        reason: impl Into<String>,
-    ) -> Self {
-        Error::Damaged {
-            shard,
-            what,
-            at,
-            reason: reason.into(),
-        }
+    pub(crate) fn damaged(shard: u16, what: &'static str, at: u64, reason: impl Into<String>) -> Self {
+        Error::Damaged { shard, what, at, reason: reason.into() }
     }
 
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
-        Error::Io {
-            what: what.into(),
-            source,
-        }
+        Error::Io { what: what.into(), source }
     }
 }
 

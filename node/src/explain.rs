@@ -20,7 +20,11 @@ pub fn explain(job: &JobView, router: &Router, now_ms: u64) -> Explanation {
     gate("dependencies", state != "waiting", format!("it depends on {} jobs", job.depends_on.len()));
     gate("hold", state != "throttled", if state == "throttled" { job.reason.clone() } else { String::new() });
     let due = job.ready_ms <= now_ms || state != "defined";
-    gate("time", due, if due { String::new() } else { format!("{} for {} s more", job.reason, (job.ready_ms - now_ms) / 1000) });
+    gate(
+        "time",
+        due,
+        if due { String::new() } else { format!("{} for {} s more", job.reason, (job.ready_ms - now_ms) / 1000) },
+    );
     match meta.queue(&job.queue) {
         None => gate("queue", false, format!("{} does not exist any more", job.queue)),
         Some(queue) => {
@@ -45,7 +49,11 @@ pub fn explain(job: &JobView, router: &Router, now_ms: u64) -> Explanation {
     let user = meta.user(&job.owner);
     let running = usage.user_leased.get(&job.owner).copied().unwrap_or(0);
     let below = user.max_running == 0 || running < user.max_running;
-    gate("user cap", leased || below, format!("{} has {running} running, the cap is {}", job.owner, cap_text(user.max_running)));
+    gate(
+        "user cap",
+        leased || below,
+        format!("{} has {running} running, the cap is {}", job.owner, cap_text(user.max_running)),
+    );
     let verdict = match gates.iter().find(|g| !g.passed) {
         _ if ended => format!("the job has ended: {state}"),
         _ if leased => format!("worker {} has it, attempt {}", job.worker, job.attempt),

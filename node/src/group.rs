@@ -8,24 +8,43 @@ use crate::log_writer::{LogTask, LogWriter};
 use crate::outbound::Outbound;
 use crate::request::{CommandReply, Fault, LeaseFor, LeaseReply, LeasedJob, Query, Request, Snapshot};
 use crate::store::state::{Applied, StateBatch, StateStore};
+use metrics::Histogram;
+use moso_proto::JobState;
 use moso_queue::command::Reply;
 use moso_queue::effect::{Effects, Signal};
 use moso_queue::filter::WorkerOffer;
 use moso_queue::ready::Popped;
 use moso_queue::{Machine, ReadyIndex};
-use moso_proto::JobState;
 use moso_shard::core::{Answer, Core, CoreOutput, Shed};
 use moso_shard::{Message, Position, Role};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// Who waits for a command.
 pub enum Owed {
-    /// For its reply.
-    Command(CommandReply),
+    /// For its reply; taken from the inbox then.
+    Command(CommandReply, Instant),
     /// For the jobs.
-    Lease(LeaseReply),
+    Lease(LeaseReply, Instant),
+}
+
+/// Times of the stages of a command, as `/metrics` shows them.
+struct Stages {
+    /// From the inbox to the applied answer: batch, log and quorum.
+    commit: Histogram,
+    /// Applying the entries of a turn and sending what is to be sent.
+    apply: Histogram,
+    /// Writing a turn's effects to the store.
+    state: Histogram,
+}
+
+impl Default for Stages {
+    fn default() -> Self {
+        let stage = |name: &'static str| metrics::histogram!("moso_stage_seconds", "stage" => name);
+        Stages { commit: stage("commit"), apply: stage("apply"), state: stage("state") }
+    }
 }
 
 /// Requests taken from a shard's inbox in one turn: bounds how long the others wait.
@@ -43,6 +62,7 @@ pub struct Group {
     out: CoreOutput<Owed>,
     buffer: Vec<u8>,
     usage_ms: u64,
+    stages: Stages,
     /// Log bytes applied since the last flush of the state.
     pub unflushed_bytes: u64,
 }
@@ -71,6 +91,7 @@ impl Group {
             out: CoreOutput::default(),
             buffer: Vec::new(),
             usage_ms: 0,
+            stages: Stages::default(),
             unflushed_bytes: 0,
         }
     }
@@ -108,7 +129,7 @@ impl Group {
     fn take(&mut self, request: Request, around: &Surroundings<'_>) {
         match request {
             Request::Command { bytes, reply } => {
-                if let Err((shed, owed)) = self.core.command(&bytes, Owed::Command(reply)) {
+                if let Err((shed, owed)) = self.core.command(&bytes, Owed::Command(reply, Instant::now())) {
                     self.shed(shed, owed);
                 }
             }
@@ -126,12 +147,12 @@ impl Group {
     }
 
     fn lease(&mut self, popped: &[Popped], to: &LeaseFor, reply: LeaseReply) {
-        match self.core.lease(popped, to.session, &to.worker, to.ttl_ms, Owed::Lease(reply)) {
+        match self.core.lease(popped, to.session, &to.worker, to.ttl_ms, Owed::Lease(reply, Instant::now())) {
             Ok(None) => {}
-            Ok(Some(Owed::Lease(reply))) => {
+            Ok(Some(Owed::Lease(reply, _))) => {
                 let _ = reply.send(Ok(Vec::new()));
             }
-            Ok(Some(Owed::Command(_))) => unreachable!("the handle given is the one that comes back"),
+            Ok(Some(Owed::Command(..))) => unreachable!("the handle given is the one that comes back"),
             Err((shed, owed)) => self.shed(shed, owed),
         }
     }
@@ -146,8 +167,8 @@ impl Group {
 
     fn fail(&self, owed: Owed, fault: Fault) {
         match owed {
-            Owed::Command(reply) => drop(reply.send(Err(fault))),
-            Owed::Lease(reply) => drop(reply.send(Err(fault))),
+            Owed::Command(reply, _) => drop(reply.send(Err(fault))),
+            Owed::Lease(reply, _) => drop(reply.send(Err(fault))),
         }
     }
 
@@ -156,10 +177,17 @@ impl Group {
         self.start_reads();
         self.core.flush(around.clock.wall_ms());
         let mut out = std::mem::take(&mut self.out);
+        let start = Instant::now();
         self.core.turn(around.clock.mono_ms(), &mut out)?;
-        around.outbound.raft(self.shard, out.messages.drain(..));
+        for peer in around.outbound.raft(self.shard, out.messages.drain(..)) {
+            self.core.replica().report_unreachable(peer);
+        }
         for append in out.appends.drain(..) {
-            around.log.write(LogTask { shard: self.shard, append });
+            around.log.write(LogTask::Append { shard: self.shard, append });
+        }
+        let applied = !out.answers.is_empty() || self.core.unwritten().is_some();
+        if applied {
+            self.stages.apply.record(start.elapsed());
         }
         self.write_state(around)?;
         for (owed, answer) in out.answers.drain(..) {
@@ -196,6 +224,7 @@ impl Group {
 
     fn write_state(&mut self, around: &Surroundings<'_>) -> Result<(), Error> {
         let Some((effects, position, conf_state)) = self.core.unwritten() else { return Ok(()) };
+        let start = Instant::now();
         if self.core.serves() {
             wake_waiting(self.core.machine(), effects, around.directory);
         }
@@ -207,19 +236,27 @@ impl Group {
         let first = self.store.applied().is_none().then(|| self.core.replica_ref().conf_state());
         self.store.commit(batch, applied, conf_state.or(first.as_ref()))?;
         self.core.written();
+        self.stages.state.record(start.elapsed());
         Ok(())
     }
 
     fn answer(&self, owed: Owed, answer: Answer) {
+        let (Owed::Command(_, taken) | Owed::Lease(_, taken)) = &owed;
+        self.stages.commit.record(taken.elapsed());
         match (owed, answer) {
             (owed, Answer::Unknown) => self.fail(owed, Fault::not_leader(self.shard)),
-            (Owed::Command(reply), Answer::Reply(Reply::Refused(refusal))) => drop(reply.send(Err(refusal.into()))),
-            (Owed::Command(reply), Answer::Reply(answer)) => drop(reply.send(Ok(answer))),
-            (Owed::Lease(reply), Answer::Reply(Reply::Leased(jobs))) => {
+            (Owed::Command(reply, _), Answer::Reply(Reply::Refused(refusal))) => drop(reply.send(Err(refusal.into()))),
+            (Owed::Command(reply, _), Answer::Reply(answer)) => drop(reply.send(Ok(answer))),
+            (Owed::Lease(reply, _), Answer::Reply(Reply::Leased(jobs))) => {
                 let machine = self.core.machine();
-                drop(reply.send(Ok(jobs.into_iter().filter_map(|(seq, attempt)| leased(machine, seq, attempt)).collect())));
+                drop(
+                    reply.send(Ok(jobs
+                        .into_iter()
+                        .filter_map(|(seq, attempt)| leased(machine, seq, attempt))
+                        .collect())),
+                );
             }
-            (Owed::Lease(_), Answer::Reply(reply)) => unreachable!("a lease is answered with jobs, not {reply:?}"),
+            (Owed::Lease(..), Answer::Reply(reply)) => unreachable!("a lease is answered with jobs, not {reply:?}"),
         }
     }
 
@@ -368,7 +405,13 @@ fn wake_all_queues(index: Option<&Arc<ReadyIndex>>, directory: &Directory) {
 }
 
 /// Turns effects into the batch that is written with the applied index.
-pub fn fill(batch: &mut StateBatch<'_>, machine: &Machine, effects: &Effects, position: Position, buffer: &mut Vec<u8>) {
+pub fn fill(
+    batch: &mut StateBatch<'_>,
+    machine: &Machine,
+    effects: &Effects,
+    position: Position,
+    buffer: &mut Vec<u8>,
+) {
     const DAY_MS: u64 = 86_400_000;
     let mut put = |seq: u64, encode: &dyn Fn(u64, &mut Vec<u8>) -> bool, batch: &mut StateBatch<'_>, kind: Kind| {
         buffer.clear();

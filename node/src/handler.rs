@@ -76,7 +76,7 @@ impl PeerHandler for Handler {
         match HintFrame::decode(&body) {
             Some(HintFrame::Hints(told)) => {
                 if let Some(served) = self.served.get() {
-                    hints::receive(&served.router.directory, from, told);
+                    hints::receive(&served.router.directory, from, *told);
                 }
             }
             Some(HintFrame::Words(words)) => words.iter().for_each(|word| {

@@ -66,7 +66,7 @@ pub struct NodeHints {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum HintFrame {
     /// Hints.
-    Hints(NodeHints),
+    Hints(Box<NodeHints>),
     /// Words for workers.
     Words(Vec<WorkerWord>),
 }
@@ -158,7 +158,7 @@ pub async fn run(directory: Arc<Directory>, peers: Arc<Peers>, node: impl Fn() -
         let full = turn % FULL_EVERY == 0;
         total(&directory, &peers);
         let hints = collect(&directory, full, &node);
-        let frame = HintFrame::Hints(hints).encode();
+        let frame = HintFrame::Hints(Box::new(hints)).encode();
         for &to in directory.hints.keys() {
             peers.send_hints(to, frame.clone());
         }

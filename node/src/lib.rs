@@ -1,5 +1,16 @@
-//! A moso node.
-#![allow(missing_docs)]
+//! A moso node: sockets, disk and clock around the pure crates `moso-queue` (what may happen to a job) and
+//! `moso-shard` (how replicas agree on it). The architecture and the path of a job are in `node/README.md`.
+//!
+//! ```text
+//! main.rs config.rs node.rs open.rs   start, put together, open what is on disk
+//! api/ http.rs handler.rs             gRPC, HTTP, calls of other nodes
+//! router.rs dispatch.rs query.rs      to the shard's leader; lease requests; questions
+//! directory.rs hints.rs waiting.rs sessions.rs   what threads share
+//! reactor.rs group.rs meta_group.rs upkeep.rs    threads that own shards
+//! log_writer.rs store/                the one log, the state of each replica
+//! peer/ outbound.rs                   other nodes
+//! ```
+
 pub mod api;
 pub mod clock;
 pub mod cluster;

@@ -17,12 +17,24 @@ const QUEUE: usize = 65_536;
 /// Bytes of entries in one write: more would make the first of them wait.
 const WRITE_BYTES_MAX: usize = 8 << 20;
 
-/// An append of a shard.
-pub struct LogTask {
-    /// Shard.
-    pub shard: u16,
-    /// What to write, and what may leave afterwards.
-    pub append: Append,
+/// What is asked of the log.
+pub enum LogTask {
+    /// To be written and synced.
+    Append {
+        /// Shard.
+        shard: u16,
+        /// What to write, and what may leave afterwards.
+        append: Append,
+    },
+    /// To be cut off.
+    Cut {
+        /// Shard.
+        shard: u16,
+        /// Last entry to go.
+        index: u64,
+        /// Its term.
+        term: u64,
+    },
 }
 
 /// Hands appends to the writer thread.
@@ -70,27 +82,41 @@ fn run(log: &RocksLog, outbound: &Outbound, mailboxes: &[Arc<Mailbox>], inbox: &
         }
         write_time.record(start.elapsed().as_secs_f64());
         for task in tasks {
-            outbound.raft(task.shard, task.append.messages.into_iter());
-            let mailbox = &mailboxes[usize::from(task.shard) % mailboxes.len()];
-            mailbox.persisted(task.shard, task.append.number);
+            let LogTask::Append { shard, append } = task else { continue };
+            // Votes and acknowledgements that are dropped are asked for again.
+            outbound.raft(shard, append.messages.into_iter());
+            mailboxes[usize::from(shard) % mailboxes.len()].persisted(shard, append.number);
         }
     }
 }
 
 fn size(task: &LogTask) -> usize {
-    task.append.entries.iter().map(|e| e.data.len() + 64).sum()
+    match task {
+        LogTask::Append { append, .. } => append.entries.iter().map(|e| e.data.len() + 64).sum(),
+        LogTask::Cut { .. } => 0,
+    }
 }
 
 fn write(log: &RocksLog, tasks: &[LogTask]) -> Result<(), crate::error::Error> {
     let batch: Vec<ShardAppend<'_>> = tasks
         .iter()
-        .filter(|task| task.append.must_sync())
-        .map(|task| ShardAppend {
-            shard: task.shard,
-            entries: &task.append.entries,
-            hard_state: task.append.hard_state.as_ref(),
-            truncate_suffix_from: None,
+        .filter_map(|task| match task {
+            LogTask::Append { shard, append } if append.must_sync() => Some(ShardAppend {
+                shard: *shard,
+                entries: &append.entries,
+                hard_state: append.hard_state.as_ref(),
+                truncate_suffix_from: None,
+            }),
+            _ => None,
         })
         .collect();
-    if batch.is_empty() { Ok(()) } else { log.append(&batch, true) }
+    if !batch.is_empty() {
+        log.append(&batch, true)?;
+    }
+    for task in tasks {
+        if let LogTask::Cut { shard, index, term } = *task {
+            log.truncate_prefix(shard, index, term)?;
+        }
+    }
+    Ok(())
 }

@@ -86,9 +86,11 @@ impl MetaGroup {
         self.start_reads();
         let mut out = MetaOutput::default();
         let changed = self.core.turn(&mut out)?;
-        around.outbound.raft(0, out.replica.messages.drain(..));
+        for peer in around.outbound.raft(0, out.replica.messages.drain(..)) {
+            self.core.replica().report_unreachable(peer);
+        }
         for append in out.replica.appends.drain(..) {
-            around.log.write(LogTask { shard: 0, append });
+            around.log.write(LogTask::Append { shard: 0, append });
         }
         self.write_state()?;
         if changed {

@@ -70,7 +70,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     });
     let _ = served.set(Served { router: router.clone(), dispatcher: dispatcher.clone() });
 
-    let (writer, writer_thread) = LogWriter::start(log.clone(), outbound.clone(), mailboxes.clone()).map_err(threads)?;
+    let (writer, writer_thread) =
+        LogWriter::start(log.clone(), outbound.clone(), mailboxes.clone()).map_err(threads)?;
     let (flusher, flusher_thread) = Flusher::start(mailboxes.clone()).map_err(threads)?;
     let (failed, mut failure) = watch::channel(false);
     let mut threads = Vec::new();
@@ -89,7 +90,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
             directory: directory.clone(),
             outbound: outbound.clone(),
             log: writer.clone(),
-            upkeep: Upkeep::new(flusher.clone(), log.clone(), peers.clone()),
+            upkeep: Upkeep::new(flusher.clone(), log.clone(), writer.clone(), peers.clone()),
             clock,
             tick_ms: config.raft_tick_ms,
             policy_version: u64::MAX,
@@ -107,7 +108,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
         let stopped = async move { drop(http_stop.wait_for(|s| *s).await) };
         axum::serve(listeners.http, http::routes(http_state)).with_graceful_shutdown(stopped).await
     });
-    let api = tokio::spawn(serve_api(listeners.api, router, dispatcher, sessions.clone(), info, clock, stopping.subscribe()));
+    let api =
+        tokio::spawn(serve_api(listeners.api, router, dispatcher, sessions.clone(), info, clock, stopping.subscribe()));
     tracing::info!(node = config.node, api = %config.api, peer = %config.peer, http = %config.http, "started");
 
     let mut failed_now = false;
@@ -301,4 +303,3 @@ async fn serve_api(
         .serve_with_incoming_shutdown(incoming, async move { drop(stopping.wait_for(|s| *s).await) })
         .await
 }
-

@@ -42,7 +42,9 @@ pub fn bootstrap(config: &Config) -> Bootstrap {
     let mut nodes: Vec<(u32, Node)> = config
         .members
         .iter()
-        .map(|m| (m.node, Node { api: m.api.clone(), peer: m.peer.clone(), http: m.http.clone(), zone: m.zone.clone() }))
+        .map(|m| {
+            (m.node, Node { api: m.api.clone(), peer: m.peer.clone(), http: m.http.clone(), zone: m.zone.clone() })
+        })
         .collect();
     nodes.sort_unstable_by_key(|(node, _)| *node);
     Bootstrap { cluster: config.cluster.clone(), nodes, shards: shard_table(config) }
@@ -72,7 +74,13 @@ fn replica_config(config: &Config, shard: u16) -> ReplicaConfig {
     }
 }
 
-fn open_replica(config: &Config, shard: u16, store: &StateStore, log: &Arc<RocksLog>, initial: ConfState) -> Result<(Replica, Position), Error> {
+fn open_replica(
+    config: &Config,
+    shard: u16,
+    store: &StateStore,
+    log: &Arc<RocksLog>,
+    initial: ConfState,
+) -> Result<(Replica, Position), Error> {
     let (applied, conf_state) = store.applied().unwrap_or_else(|| (Default::default(), initial));
     let found = log.load(shard)?;
     let durable = Durable {
@@ -88,9 +96,7 @@ fn open_replica(config: &Config, shard: u16, store: &StateStore, log: &Arc<Rocks
 }
 
 fn voters(nodes: &[u32]) -> ConfState {
-    let mut conf_state = ConfState::default();
-    conf_state.voters = nodes.iter().map(|&node| peer_of(node)).collect();
-    conf_state
+    ConfState { voters: nodes.iter().map(|&node| peer_of(node)).collect(), ..ConfState::default() }
 }
 
 /// Loads a shard's machine from its store.
@@ -146,7 +152,7 @@ pub fn meta_voters(config: &Config) -> Vec<u32> {
     let mut nodes: Vec<u32> = config.members.iter().map(|m| m.node).collect();
     nodes.sort_unstable();
     let count = nodes.len().min(META_VOTERS);
-    nodes.truncate(if count % 2 == 0 { count - 1 } else { count });
+    nodes.truncate(if count.is_multiple_of(2) { count - 1 } else { count });
     nodes
 }
 
@@ -165,7 +171,12 @@ pub fn open_meta(config: &Config, store: Arc<StateStore>, log: &Arc<RocksLog>) -
 }
 
 /// Opens the store of a shard's replica here.
-pub fn open_store(data: &std::path::Path, config: &Config, shard: u16, shared: &SharedRocks) -> Result<Arc<StateStore>, Error> {
+pub fn open_store(
+    data: &std::path::Path,
+    config: &Config,
+    shard: u16,
+    shared: &SharedRocks,
+) -> Result<Arc<StateStore>, Error> {
     let dir = store::replica_dir(data, shard, peer_of(config.node));
     Ok(Arc::new(StateStore::open(&dir, shard, shared)?))
 }

@@ -25,27 +25,25 @@ impl Outbound {
         Outbound { peers, sessions, others: Arc::new(others) }
     }
 
-    /// Sends a shard's messages; returns the replicas that could not be reached.
-    pub fn raft(&self, shard: u16, messages: impl Iterator<Item = Message>) {
+    /// Sends a shard's messages; returns the replicas for which one was dropped, so that Raft can be told.
+    pub fn raft(&self, shard: u16, messages: impl Iterator<Item = Message>) -> Vec<u64> {
+        let mut unreached = Vec::new();
         for message in messages {
             let to = crate::group::node_of(message.to);
             let mut bytes = Vec::new();
             match wire::encode_message(&message, &mut bytes) {
-                Ok(()) => drop(self.peers.send_raft(to, shard, bytes.into())),
+                Ok(()) if self.peers.send_raft(to, shard, bytes.into()) => {}
+                Ok(()) => unreached.push(message.to),
                 Err(error) => tracing::error!(shard, %error, "a message could not be encoded"),
             }
         }
+        unreached
     }
 
     /// Tells workers about their jobs.
     pub fn words(&self, shard: u16, signals: impl Iterator<Item = Signal>) {
         let words: Vec<WorkerWord> = signals
-            .map(|s| WorkerWord {
-                session: s.session,
-                job: ShardId(shard).id(s.seq),
-                attempt: s.attempt,
-                gone: s.gone,
-            })
+            .map(|s| WorkerWord { session: s.session, job: ShardId(shard).id(s.seq), attempt: s.attempt, gone: s.gone })
             .filter(|word| !self.sessions.tell(word))
             .collect();
         for words in words.chunks(WORDS_MAX) {

@@ -263,8 +263,11 @@ async fn job(router: &Router, shard: u16, seq: u64, body: bool, meta: Arc<MetaVi
         }
         let first_day = (view.created_ms / 86_400_000) as u16;
         let rows = store.history(seq, first_day..=today, LOG_ROWS_MAX).map_err(error::Error::into_fault)?;
-        let rows: Vec<_> =
-            rows.into_iter().map(|row| views::decode_change(seq, row.bytes)).collect::<Result<_, _>>().map_err(damaged)?;
+        let rows: Vec<_> = rows
+            .into_iter()
+            .map(|row| views::decode_change(seq, row.bytes))
+            .collect::<Result<_, _>>()
+            .map_err(damaged)?;
         view.log = views::status_log(&view, &rows);
         Ok(view)
     })
@@ -283,7 +286,13 @@ fn damaged(error: moso_queue::Error) -> Fault {
     Fault::new(Code::Internal, error.to_string())
 }
 
-fn ended_job(store: &StateStore, seq: u64, today: u16, meta: &MetaView, shard: u16) -> Result<Option<v1::JobView>, Fault> {
+fn ended_job(
+    store: &StateStore,
+    seq: u64,
+    today: u16,
+    meta: &MetaView,
+    shard: u16,
+) -> Result<Option<v1::JobView>, Fault> {
     let found = store.ended_job(seq, 0..=today).map_err(error::Error::into_fault)?;
     let Some((_, bytes)) = found else { return Ok(None) };
     let ended = EndedJob::decode(seq, bytes).map_err(damaged)?;
@@ -291,7 +300,13 @@ fn ended_job(store: &StateStore, seq: u64, today: u16, meta: &MetaView, shard: u
 }
 
 /// A job of an ended array that never got a record: its task says how it ended.
-fn never_made(store: &StateStore, seq: u64, today: u16, meta: &MetaView, shard: u16) -> Result<Option<v1::JobView>, Fault> {
+fn never_made(
+    store: &StateStore,
+    seq: u64,
+    today: u16,
+    meta: &MetaView,
+    shard: u16,
+) -> Result<Option<v1::JobView>, Fault> {
     let Some((task_seq, bytes)) = store.ended_task_before(seq, 0..=today).map_err(error::Error::into_fault)? else {
         return Ok(None);
     };
@@ -343,8 +358,8 @@ async fn jobs(
         From::Live(_) | From::Start => {
             let start = if let From::Live(seq) = from { seq } else { 0 };
             let (view_filter, view_meta) = (filter.clone(), meta.clone());
-            let page =
-                on_reactor(router, shard, move |s| live_page(s.machine, &view_filter, start, limit, &view_meta)).await?;
+            let page = on_reactor(router, shard, move |s| live_page(s.machine, &view_filter, start, limit, &view_meta))
+                .await?;
             if !page.items.is_empty() || page.next.is_some() || !filter.wants_ended() {
                 let next = page.next.or(filter.wants_ended().then_some(From::Ended(None)));
                 return Ok(Page { next, ..page });
@@ -371,14 +386,12 @@ fn live_page(machine: &Machine, filter: &Filter, start: u64, limit: usize, meta:
         return page;
     }
     let mut next = None;
-    let mut seen = 0;
     let mut matched = 0;
-    for job in machine.jobs().from(start) {
+    for (seen, job) in machine.jobs().from(start).enumerate() {
         if seen == STEP_JOBS || matched == limit {
             next = Some(From::Live(job.seq));
             break;
         }
-        seen += 1;
         matched += usize::from(filter.job(machine, job));
         visit(job);
     }

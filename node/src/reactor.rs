@@ -188,12 +188,8 @@ impl Reactor {
     }
 
     fn take_requests(&mut self, dirty: &mut BTreeSet<u16>) {
-        let around = Surroundings {
-            directory: &self.directory,
-            outbound: &self.outbound,
-            log: &self.log,
-            clock: self.clock,
-        };
+        let around =
+            Surroundings { directory: &self.directory, outbound: &self.outbound, log: &self.log, clock: self.clock };
         for (&shard, group) in &mut self.groups {
             if group.take_requests(&around) {
                 dirty.insert(shard);
@@ -238,12 +234,8 @@ impl Reactor {
     }
 
     fn turn(&mut self, dirty: &mut BTreeSet<u16>) -> Result<(), Error> {
-        let around = Surroundings {
-            directory: &self.directory,
-            outbound: &self.outbound,
-            log: &self.log,
-            clock: self.clock,
-        };
+        let around =
+            Surroundings { directory: &self.directory, outbound: &self.outbound, log: &self.log, clock: self.clock };
         for shard in std::mem::take(dirty) {
             if let Some(group) = self.groups.get_mut(&shard) {
                 group.turn(&around)?;
@@ -267,6 +259,7 @@ pub fn give_away(replica: &mut moso_shard::Replica) {
 }
 
 fn report_unreachable(replica: &mut moso_shard::Replica, node: u32) {
-    let peers: Vec<u64> = replica.conf_state().voters.iter().copied().filter(|p| crate::group::node_of(*p) == node).collect();
+    let peers: Vec<u64> =
+        replica.conf_state().voters.iter().copied().filter(|p| crate::group::node_of(*p) == node).collect();
     peers.into_iter().for_each(|peer| replica.report_unreachable(peer));
 }

@@ -109,7 +109,9 @@ impl Router {
             Err(CallError::Refused { body, .. }) => Err(unpack::<Fault>(&body)?),
             Err(CallError::Busy) => Err(Fault::busy(shard)),
             Err(CallError::Unreachable | CallError::Timeout) => Err(Fault::not_leader(shard)),
-            Err(CallError::TooLarge) => Err(Fault::new(Code::TooLarge, "what goes to the shard's leader is larger than a frame between nodes")),
+            Err(CallError::TooLarge) => {
+                Err(Fault::new(Code::TooLarge, "what goes to the shard's leader is larger than a frame between nodes"))
+            }
         }
     }
 

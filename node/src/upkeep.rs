@@ -3,6 +3,7 @@
 
 use crate::directory::Directory;
 use crate::group::{Group, node_of};
+use crate::log_writer::{LogTask, LogWriter};
 use crate::reactor::Mailbox;
 use crate::store::log::{RaftLog, RocksLog};
 use crate::store::state::StateStore;
@@ -34,6 +35,8 @@ const BALANCE_LAG_MAX: u64 = 64;
 struct FlushTask {
     shard: u16,
     store: Arc<StateStore>,
+    /// Ended jobs of earlier days than this are dropped.
+    keep_from_day: u16,
 }
 
 /// Background flushes, one thread for all shards of a node.
@@ -48,7 +51,8 @@ impl Flusher {
         let (tasks, inbox) = bounded::<FlushTask>(4_096);
         let thread = std::thread::Builder::new().name("flusher".into()).spawn(move || {
             while let Ok(task) = inbox.recv() {
-                let durable = task.store.flush().and_then(|()| task.store.durable_applied());
+                let dropped = task.store.drop_ended_before(task.keep_from_day);
+                let durable = dropped.and_then(|()| task.store.flush()).and_then(|()| task.store.durable_applied());
                 match durable {
                     Ok(applied) => {
                         let mailbox = &mailboxes[usize::from(task.shard) % mailboxes.len()];
@@ -76,14 +80,15 @@ struct ShardUpkeep {
 pub struct Upkeep {
     flusher: Flusher,
     log: Arc<RocksLog>,
+    writer: LogWriter,
     shards: BTreeMap<u16, ShardUpkeep>,
     peers: Arc<crate::peer::Peers>,
 }
 
 impl Upkeep {
-    /// Flushes through `flusher`, cuts `log`.
-    pub fn new(flusher: Flusher, log: Arc<RocksLog>, peers: Arc<crate::peer::Peers>) -> Self {
-        Upkeep { flusher, log, shards: BTreeMap::new(), peers }
+    /// Flushes through `flusher`, cuts `log` through `writer`.
+    pub fn new(flusher: Flusher, log: Arc<RocksLog>, writer: LogWriter, peers: Arc<crate::peer::Peers>) -> Self {
+        Upkeep { flusher, log, writer, shards: BTreeMap::new(), peers }
     }
 
     /// Called every tick for each shard.
@@ -95,7 +100,8 @@ impl Upkeep {
         });
         let old = group.unflushed_bytes > 0 && now_ms >= entry.flushed_ms + FLUSH_MS;
         if !entry.flushing && (group.unflushed_bytes >= FLUSH_BYTES || old) {
-            let task = FlushTask { shard, store: group.store().clone() };
+            let keep_from_day = keep_from_day(directory, group);
+            let task = FlushTask { shard, store: group.store().clone(), keep_from_day };
             if self.flusher.tasks.try_send(task).is_ok() {
                 entry.flushing = true;
                 entry.flushed_ms = now_ms;
@@ -145,11 +151,15 @@ impl Upkeep {
         }
         let Ok(term) = self.log.term(shard, cut) else { return };
         replica.truncate_to(cut, durable);
-        if let Err(error) = self.log.truncate_prefix(shard, cut, term) {
-            tracing::error!(shard, %error, "the log could not be cut: this node ends");
-            std::process::abort();
-        }
+        self.writer.write(LogTask::Cut { shard, index: cut, term });
     }
+}
+
+/// The first day whose ended jobs are kept.
+fn keep_from_day(directory: &Directory, group: &mut Group) -> u16 {
+    const DAY_MS: u64 = 86_400_000;
+    let days = directory.meta.load().setting(&setting::ARCHIVE_DAYS);
+    (group.core().machine().now_ms() / DAY_MS).saturating_sub(days) as u16
 }
 
 /// What the meta group says about time.

@@ -88,10 +88,7 @@ impl Code {
 
     /// The same call may succeed later, unchanged.
     pub fn is_retryable(self) -> bool {
-        matches!(
-            self,
-            Code::Unavailable | Code::Busy | Code::NotLeader | Code::Timeout
-        )
+        matches!(self, Code::Unavailable | Code::Busy | Code::NotLeader | Code::Timeout)
     }
 
     /// The code with this stored number.

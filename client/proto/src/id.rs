@@ -112,9 +112,6 @@ mod tests {
             count[shard_of_submission(&(i << 3).to_be_bytes(), 6).0 as usize] += 1;
         }
         assert_eq!(count[0], 0);
-        assert!(
-            count[1..].iter().all(|&n| (800..1200).contains(&n)),
-            "{count:?}"
-        );
+        assert!(count[1..].iter().all(|&n| (800..1200).contains(&n)), "{count:?}");
     }
 }

@@ -227,9 +227,7 @@ pub struct ShardTable {
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
     /// No such kind.
-    #[error(
-        "no kind of object is named {0:?}; there are queue, share, user, timeouts, setting, node, shards"
-    )]
+    #[error("no kind of object is named {0:?}; there are queue, share, user, timeouts, setting, node, shards")]
     Kind(String),
     /// Not the JSON of this kind.
     #[error("not a {kind}: {error}")]

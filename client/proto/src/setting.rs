@@ -73,14 +73,8 @@ pub const SHARD_JOBS_MAX: Schema = Schema {
 };
 
 /// All settings.
-pub const ALL: [Schema; 6] = [
-    SLOPPY_DISPATCH_PERCENT,
-    BODY_BYTES_MAX,
-    ARCHIVE_DAYS,
-    EXPIRY_BREAKER_PERCENT,
-    LEASE_GRACE_MS,
-    SHARD_JOBS_MAX,
-];
+pub const ALL: [Schema; 6] =
+    [SLOPPY_DISPATCH_PERCENT, BODY_BYTES_MAX, ARCHIVE_DAYS, EXPIRY_BREAKER_PERCENT, LEASE_GRACE_MS, SHARD_JOBS_MAX];
 
 /// The setting of this name.
 pub fn find(name: &str) -> Option<&'static Schema> {

@@ -74,10 +74,7 @@ impl JobState {
 
     /// A worker holds a lease on it.
     pub fn is_leased(self) -> bool {
-        matches!(
-            self,
-            JobState::Sent | JobState::Starting | JobState::Running
-        )
+        matches!(self, JobState::Sent | JobState::Starting | JobState::Running)
     }
 
     /// PanDA's name.
@@ -124,10 +121,7 @@ pub struct UnknownState(String);
 impl FromStr for JobState {
     type Err = UnknownState;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|s| s.name() == text)
-            .ok_or_else(|| UnknownState(text.to_owned()))
+        Self::ALL.into_iter().find(|s| s.name() == text).ok_or_else(|| UnknownState(text.to_owned()))
     }
 }
 

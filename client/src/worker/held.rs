@@ -97,10 +97,7 @@ impl Held {
             self.fence = None;
         }
         let stop = *entry.stop.borrow();
-        Some(Ended {
-            started_ms: entry.started_ms,
-            stop,
-        })
+        Some(Ended { started_ms: entry.started_ms, stop })
     }
 
     /// The shortest interval that a lease asks for; `None`: no job.
@@ -115,10 +112,7 @@ impl Held {
             self.open.pop_front();
         }
         self.open.push_back((self.seq, now));
-        let mut beat = Heartbeat {
-            seq: self.seq,
-            ..Heartbeat::default()
-        };
+        let mut beat = Heartbeat { seq: self.seq, ..Heartbeat::default() };
         for (id, entry) in &self.entries {
             if *entry.stop.borrow() != Some(Stop::Lost) {
                 beat.jobs.push(*id);
@@ -229,13 +223,7 @@ mod tests {
     const TTL: Duration = Duration::from_secs(60);
 
     fn lease(job_id: u64, attempt: u32) -> Lease {
-        Lease {
-            job_id,
-            attempt,
-            ttl_ms: TTL.as_millis() as u32,
-            heartbeat_ms: 15_000,
-            ..Lease::default()
-        }
+        Lease { job_id, attempt, ttl_ms: TTL.as_millis() as u32, heartbeat_ms: 15_000, ..Lease::default() }
     }
 
     fn take(held: &mut Held, lease: Lease, now: Instant) -> Job {
@@ -246,10 +234,7 @@ mod tests {
     }
 
     fn reply(seq: u64) -> HeartbeatReply {
-        HeartbeatReply {
-            seq,
-            ..HeartbeatReply::default()
-        }
+        HeartbeatReply { seq, ..HeartbeatReply::default() }
     }
 
     #[test]
@@ -261,12 +246,7 @@ mod tests {
         assert!(matches!(held.insert(lease(2, 4), now, 0), Taken::Busy));
         first.set_phase(Phase::Starting);
         let beat = held.heartbeat(now);
-        let mut rows: Vec<_> = beat
-            .jobs
-            .iter()
-            .zip(&beat.attempts)
-            .zip(&beat.phases)
-            .collect();
+        let mut rows: Vec<_> = beat.jobs.iter().zip(&beat.attempts).zip(&beat.phases).collect();
         rows.sort();
         assert_eq!(rows, [((&1, &1), &1), ((&2, &3), &2)]);
         assert_eq!(held.heartbeat_interval(), Some(Duration::from_secs(15)));
@@ -293,11 +273,7 @@ mod tests {
         let unknown = take(&mut held, lease(1, 1), t0);
         let beat = held.heartbeat(t0 + Duration::from_secs(20));
         let young = take(&mut held, lease(2, 1), t0);
-        held.answered(&HeartbeatReply {
-            unknown: vec![1],
-            lost: vec![2],
-            ..reply(beat.seq)
-        });
+        held.answered(&HeartbeatReply { unknown: vec![1], lost: vec![2], ..reply(beat.seq) });
         assert_eq!(young.stop(), None);
         assert_eq!(held.fence(t0 + TTL * 3 / 4), 2);
         assert_eq!(unknown.stop(), Some(Stop::Fenced));
@@ -307,11 +283,7 @@ mod tests {
     fn a_lost_lease_overrides_other_reasons_and_leaves_the_heartbeat() {
         let (mut held, now) = (Held::default(), Instant::now());
         let job = take(&mut held, lease(1, 2), now);
-        let kill = |attempt, command: CommandKind| JobCommand {
-            job_id: 1,
-            attempt,
-            command: command.into(),
-        };
+        let kill = |attempt, command: CommandKind| JobCommand { job_id: 1, attempt, command: command.into() };
         held.command(&kill(1, CommandKind::Tobekilled));
         assert_eq!(job.stop(), None);
         held.command(&kill(2, CommandKind::Softkill));
@@ -319,10 +291,7 @@ mod tests {
         held.command(&kill(2, CommandKind::Tobekilled));
         assert_eq!(job.stop(), Some(Stop::Killed));
         let beat = held.heartbeat(now);
-        held.answered(&HeartbeatReply {
-            lost: vec![1],
-            ..reply(beat.seq)
-        });
+        held.answered(&HeartbeatReply { lost: vec![1], ..reply(beat.seq) });
         assert_eq!(job.stop(), Some(Stop::Lost));
         held.stop_all();
         assert_eq!(job.stop(), Some(Stop::Lost));

@@ -54,11 +54,7 @@ pub struct Job {
 }
 
 impl Job {
-    pub(crate) fn new(
-        lease: Lease,
-        stop: watch::Receiver<Option<Stop>>,
-        phase: Arc<AtomicU8>,
-    ) -> Self {
+    pub(crate) fn new(lease: Lease, stop: watch::Receiver<Option<Stop>>, phase: Arc<AtomicU8>) -> Self {
         Job {
             id: lease.job_id,
             attempt: lease.attempt,
@@ -66,8 +62,7 @@ impl Job {
             queue: lease.queue,
             body_type: lease.body_type,
             body: lease.body,
-            wall_time: (lease.wall_time_s > 0)
-                .then(|| Duration::from_secs(lease.wall_time_s.into())),
+            wall_time: (lease.wall_time_s > 0).then(|| Duration::from_secs(lease.wall_time_s.into())),
             stop,
             phase,
         }

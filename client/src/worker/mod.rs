@@ -150,21 +150,13 @@ impl Worker {
     /// What the worker has and wants (cores, memory, tags, label, …), in the words of the API: only jobs that fit are
     /// leased. Queues, number and wait of the request are the worker's own and stay as they are.
     pub fn offer(mut self, offer: LeaseRequest) -> Self {
-        self.request = LeaseRequest {
-            queues: self.request.queues,
-            request_id: 0,
-            max_jobs: 0,
-            wait_ms: 0,
-            ..offer
-        };
+        self.request = LeaseRequest { queues: self.request.queues, request_id: 0, max_jobs: 0, wait_ms: 0, ..offer };
         self
     }
 
     /// A handle that ends it.
     pub fn handle(&self) -> WorkerHandle {
-        WorkerHandle {
-            control: self.control.clone(),
-        }
+        WorkerHandle { control: self.control.clone() }
     }
 
     /// Runs until [`WorkerHandle::drain`] or [`WorkerHandle::abort`]. Each job runs in a task of its own; a panic in it

@@ -13,12 +13,7 @@ pub struct JobOutcome {
 
 impl JobOutcome {
     fn new(outcome: Outcome) -> Self {
-        JobOutcome {
-            result: JobResult {
-                outcome: outcome.into(),
-                ..JobResult::default()
-            },
-        }
+        JobOutcome { result: JobResult { outcome: outcome.into(), ..JobResult::default() } }
     }
 
     /// Success.
@@ -48,11 +43,7 @@ impl JobOutcome {
         if self.result.errors.len() < ERRORS_MAX {
             let mut text = text.into();
             text.truncate(text.floor_char_boundary(ERROR_TEXT_BYTES_MAX));
-            self.result.errors.push(ErrorPair {
-                source: source.into(),
-                code,
-                text,
-            });
+            self.result.errors.push(ErrorPair { source: source.into(), code, text });
         }
         self
     }
@@ -94,12 +85,7 @@ impl JobOutcome {
     }
 
     pub(crate) fn into_result(self, job_id: u64, attempt: u32, started_ms: u64) -> JobResult {
-        JobResult {
-            job_id,
-            attempt,
-            started_ms,
-            ..self.result
-        }
+        JobResult { job_id, attempt, started_ms, ..self.result }
     }
 }
 
@@ -118,9 +104,6 @@ mod tests {
         assert_eq!(result.output.len(), OUTPUT_BYTES_MAX);
         assert_eq!(result.errors.len(), ERRORS_MAX);
         assert!(result.errors[0].text.len() <= ERROR_TEXT_BYTES_MAX);
-        assert_eq!(
-            (result.job_id, result.attempt, result.started_ms),
-            (1, 2, 3)
-        );
+        assert_eq!((result.job_id, result.attempt, result.started_ms), (1, 2, 3));
     }
 }

@@ -11,9 +11,7 @@ use crate::worker::outcome::JobOutcome;
 use crate::worker::{Control, Worker, WorkerReport};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use moso_proto::v1::{
-    Fault, JobResult, Lease, LeaseReply, LeaseRequest, NodeFrame, Outcome, ResultAck,
-};
+use moso_proto::v1::{Fault, JobResult, Lease, LeaseReply, LeaseRequest, NodeFrame, Outcome, ResultAck};
 use rand::Rng;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -139,12 +137,9 @@ where
 
     fn is_done(&self) -> bool {
         let idle = self.is_draining() && self.held.is_empty() && self.tasks.is_empty();
-        let recalled = self
-            .recalled_at
-            .is_some_and(|at| at.elapsed() >= RECALL_TIMEOUT);
-        let reported = self.results.is_empty()
-            && self.session.unacked() == 0
-            && (recalled || !self.session.awaits_lease());
+        let recalled = self.recalled_at.is_some_and(|at| at.elapsed() >= RECALL_TIMEOUT);
+        let reported =
+            self.results.is_empty() && self.session.unacked() == 0 && (recalled || !self.session.awaits_lease());
         // Told to end at once, it does not wait for a cluster that is away.
         let hopeless = self.failure.is_some() && self.connecting.is_some();
         idle && (reported || hopeless)
@@ -152,13 +147,7 @@ where
 
     async fn next_event(&mut self) -> Event {
         let wake = tokio::time::Instant::from_std(self.wake_at(Instant::now()));
-        let Run {
-            session,
-            connecting,
-            tasks,
-            control,
-            ..
-        } = self;
+        let Run { session, connecting, tasks, control, .. } = self;
         let link = async {
             match connecting {
                 Some(connecting) => Event::Wire(connecting.await),
@@ -236,9 +225,7 @@ where
             turn.heartbeat = Some(self.held.heartbeat(now));
             self.schedule_heartbeat(now);
         }
-        let lingers = self
-            .results_since
-            .is_some_and(|since| !self.held.is_empty() && now < since + LINGER);
+        let lingers = self.results_since.is_some_and(|since| !self.held.is_empty() && now < since + LINGER);
         if lingers && turn.heartbeat.is_none() {
             return turn;
         }
@@ -247,10 +234,7 @@ where
             self.asked_at = now;
         } else if self.is_draining() && self.session.awaits_lease() && self.recalled_at.is_none() {
             self.recalled_at = Some(now);
-            turn.lease = Some(LeaseRequest {
-                queues: self.worker.request.queues.clone(),
-                ..LeaseRequest::default()
-            });
+            turn.lease = Some(LeaseRequest { queues: self.worker.request.queues.clone(), ..LeaseRequest::default() });
         }
         let room = (UNACKED_MAX - self.session.unacked().min(UNACKED_MAX))
             .min((self.session.room() - ROOM_MIN + 1) * FRAME_RESULTS_MAX);
@@ -311,10 +295,7 @@ where
             self.on_fault(fault, now);
         }
         if frame.drain {
-            tracing::info!(
-                node = self.session.node(),
-                "the node stops; going on at another"
-            );
+            tracing::info!(node = self.session.node(), "the node stops; going on at another");
             self.connecting = Some(self.session.new_wire().boxed());
         }
     }
@@ -328,9 +309,7 @@ where
         } else if now.duration_since(self.asked_at) < EMPTY_FAST {
             self.lease_after = now + self.lease_backoff.wait();
         }
-        let now_ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |time| time.as_millis() as u64);
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
         let was_idle = self.held.is_empty();
         for lease in reply.leases {
             self.on_lease(lease, now, now_ms);
@@ -370,18 +349,13 @@ where
     fn on_done(&mut self, done: std::result::Result<Done, JoinError>, now: Instant) {
         let (id, attempt, mut outcome) =
             done.expect("a job's task catches its panics and is aborted only with the worker");
-        let ended = self
-            .held
-            .remove(id, attempt)
-            .expect("a job is held until its task has ended");
+        let ended = self.held.remove(id, attempt).expect("a job is held until its task has ended");
         if ended.stop == Some(Stop::Lost) {
             self.report.lost += 1;
             return;
         }
         // Nobody asked for its end: it is another worker's turn.
-        if outcome.outcome() == Outcome::Cancelled
-            && matches!(ended.stop, Some(Stop::Fenced | Stop::Shutdown))
-        {
+        if outcome.outcome() == Outcome::Cancelled && matches!(ended.stop, Some(Stop::Fenced | Stop::Shutdown)) {
             outcome = JobOutcome::released();
         }
         self.push(outcome.into_result(id, attempt, ended.started_ms), now);

@@ -47,26 +47,15 @@ async fn a_refusal_is_final() {
     let client = Client::connect([node.address.clone()]).await.unwrap();
     node.refuse(status(Code::Conflict, None, None));
     let error = within(client.submit(submission())).await.unwrap_err();
-    assert!(matches!(
-        error,
-        Error::Refused {
-            code: Code::Conflict,
-            ..
-        }
-    ));
+    assert!(matches!(error, Error::Refused { code: Code::Conflict, .. }));
     assert_eq!(node.submissions().len(), 1);
 }
 
 #[tokio::test]
 async fn a_wait_beyond_the_budget_is_the_callers() {
     let node = Node::start().await;
-    let options = ClientOptions {
-        retry_budget: Duration::from_secs(5),
-        ..options()
-    };
-    let client = Client::connect_with([node.address.clone()], options)
-        .await
-        .unwrap();
+    let options = ClientOptions { retry_budget: Duration::from_secs(5), ..options() };
+    let client = Client::connect_with([node.address.clone()], options).await.unwrap();
     node.refuse(status(Code::Busy, Some(3_600_000), None));
     let error = within(client.submit(submission())).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::Busy));
@@ -91,10 +80,7 @@ async fn without_any_node_it_says_so() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         listener.local_addr().unwrap().to_string()
     };
-    let options = ClientOptions {
-        retry_budget: Duration::ZERO,
-        ..options()
-    };
+    let options = ClientOptions { retry_budget: Duration::ZERO, ..options() };
     let result = within(Client::connect_with([address.clone()], options)).await;
     let Err(Error::Unreachable { addresses, .. }) = result else {
         panic!("connected to nobody");
@@ -105,16 +91,8 @@ async fn without_any_node_it_says_so() {
 #[tokio::test]
 async fn a_broken_watch_goes_on_until_the_task_has_ended() {
     let node = Node::start().await;
-    let view = |state: &str| {
-        Ok(TaskView {
-            state: state.into(),
-            ..TaskView::default()
-        })
-    };
-    node.watch(vec![
-        view("ready"),
-        Err(status(Code::NotLeader, None, None)),
-    ]);
+    let view = |state: &str| Ok(TaskView { state: state.into(), ..TaskView::default() });
+    node.watch(vec![view("ready"), Err(status(Code::NotLeader, None, None))]);
     node.watch(vec![view("running")]);
     node.watch(vec![view("running"), view("done"), view("never asked for")]);
     let client = Client::connect([node.address.clone()]).await.unwrap();
@@ -130,14 +108,9 @@ async fn a_broken_watch_goes_on_until_the_task_has_ended() {
 #[tokio::test]
 async fn objects_carry_their_author_and_expectation() {
     let node = Node::start().await;
-    let client = Client::connect_with([node.address.clone()], options())
-        .await
-        .unwrap();
+    let client = Client::connect_with([node.address.clone()], options()).await.unwrap();
     let queue = Queue::default();
-    let stored = client
-        .put_object("queue", "CERN", &queue, Some(0))
-        .await
-        .unwrap();
+    let stored = client.put_object("queue", "CERN", &queue, Some(0)).await.unwrap();
     assert_eq!(serde_json::from_str::<Queue>(&stored.json).unwrap(), queue);
     let seen = node.objects();
     assert_eq!(seen[0].expected_version, Some(0));

@@ -57,21 +57,13 @@ impl Node {
         let address = listener.local_addr().unwrap().to_string();
         let script = Arc::<Mutex<Script>>::default();
         let (sender, sessions) = mpsc::channel(16);
-        let service = Arc::new(Service {
-            script: script.clone(),
-            sessions: sender,
-        });
+        let service = Arc::new(Service { script: script.clone(), sessions: sender });
         let server = tonic::transport::Server::builder()
             .add_service(AdminServer::from_arc(service.clone()))
             .add_service(JobsServer::from_arc(service.clone()))
             .add_service(WorkersServer::from_arc(service))
             .serve_with_incoming(TcpListenerStream::new(listener));
-        let node = Node {
-            address,
-            script,
-            sessions,
-            server: tokio::spawn(async move { server.await.unwrap() }),
-        };
+        let node = Node { address, script, sessions, server: tokio::spawn(async move { server.await.unwrap() }) };
         describe(&[&node], 0);
         node
     }
@@ -115,11 +107,7 @@ pub fn describe(nodes: &[&Node], leader: usize) {
     let cluster = Cluster {
         cluster: "played".into(),
         nodes: nodes.iter().enumerate().map(view).collect(),
-        shards: vec![ShardView {
-            shard: 1,
-            leader: leader as u32 + 1,
-            ..ShardView::default()
-        }],
+        shards: vec![ShardView { shard: 1, leader: leader as u32 + 1, ..ShardView::default() }],
         ..Cluster::default()
     };
     for node in nodes {
@@ -129,17 +117,12 @@ pub fn describe(nodes: &[&Node], leader: usize) {
 
 /// Options under which a failing test does not take long.
 pub fn options() -> ClientOptions {
-    ClientOptions {
-        author: "tester".into(),
-        ..ClientOptions::default()
-    }
+    ClientOptions { author: "tester".into(), ..ClientOptions::default() }
 }
 
 /// Fails a test that hangs.
 pub async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), what)
-        .await
-        .expect("the test hangs")
+    tokio::time::timeout(Duration::from_secs(60), what).await.expect("the test hangs")
 }
 
 /// A status as a node makes it.
@@ -214,10 +197,10 @@ impl Peer {
                 return results;
             }
             let answer = NodeFrame {
-                lease: frame.lease.as_ref().map(|request| LeaseReply {
-                    request_id: request.request_id,
-                    ..LeaseReply::default()
-                }),
+                lease: frame
+                    .lease
+                    .as_ref()
+                    .map(|request| LeaseReply { request_id: request.request_id, ..LeaseReply::default() }),
                 results: ack(frame.results.iter().map(|r| r.job_id)),
                 ..NodeFrame::default()
             };
@@ -232,21 +215,14 @@ impl Peer {
 
 pub fn leases_for(frame: &WorkerFrame, leases: Vec<Lease>) -> NodeFrame {
     NodeFrame {
-        lease: Some(LeaseReply {
-            request_id: frame.lease.as_ref().unwrap().request_id,
-            leases,
-            fault: None,
-        }),
+        lease: Some(LeaseReply { request_id: frame.lease.as_ref().unwrap().request_id, leases, fault: None }),
         ..NodeFrame::default()
     }
 }
 
 pub fn ack(jobs: impl Iterator<Item = u64>) -> Option<ResultAck> {
     let accepted: Vec<u64> = jobs.collect();
-    (!accepted.is_empty()).then(|| ResultAck {
-        accepted,
-        ..ResultAck::default()
-    })
+    (!accepted.is_empty()).then(|| ResultAck { accepted, ..ResultAck::default() })
 }
 
 #[tonic::async_trait]
@@ -255,10 +231,7 @@ impl Workers for Service {
 
     async fn session(&self, call: Request<Streaming<WorkerFrame>>) -> Answer<Self::SessionStream> {
         let (out, frames) = mpsc::channel(16);
-        let peer = Peer {
-            frames: call.into_inner(),
-            out,
-        };
+        let peer = Peer { frames: call.into_inner(), out };
         self.sessions.send(peer).await.unwrap();
         Ok(Response::new(ReceiverStream::new(frames)))
     }
@@ -271,20 +244,12 @@ impl Jobs for Service {
     async fn submit(&self, call: Request<SubmitRequest>) -> Answer<SubmitReply> {
         let request = call.into_inner();
         let mut script = self.script.lock().unwrap();
-        let repeated = script
-            .submissions
-            .iter()
-            .any(|s| s.submission_id == request.submission_id);
+        let repeated = script.submissions.iter().any(|s| s.submission_id == request.submission_id);
         let jobs = request.array.max(request.jobs.len() as u32);
         script.submissions.push(request);
         match script.refusals.pop_front() {
             Some(status) => Err(status),
-            None => Ok(Response::new(SubmitReply {
-                task_id: 17,
-                first_job_id: 18,
-                jobs,
-                repeated,
-            })),
+            None => Ok(Response::new(SubmitReply { task_id: 17, first_job_id: 18, jobs, repeated })),
         }
     }
 
@@ -295,10 +260,7 @@ impl Jobs for Service {
     }
 
     async fn get_job(&self, call: Request<JobRequest>) -> Answer<JobView> {
-        Ok(Response::new(JobView {
-            job_id: call.into_inner().job_id,
-            ..JobView::default()
-        }))
+        Ok(Response::new(JobView { job_id: call.into_inner().job_id, ..JobView::default() }))
     }
 
     async fn list_jobs(&self, _: Request<ListRequest>) -> Answer<JobList> {
@@ -355,8 +317,6 @@ impl Admin for Service {
 
     async fn cluster(&self, _: Request<ClusterRequest>) -> Answer<ClusterReply> {
         let cluster = self.script.lock().unwrap().cluster.clone();
-        Ok(Response::new(ClusterReply {
-            json: serde_json::to_string(&cluster).unwrap(),
-        }))
+        Ok(Response::new(ClusterReply { json: serde_json::to_string(&cluster).unwrap() }))
     }
 }

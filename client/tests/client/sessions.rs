@@ -6,19 +6,11 @@ use moso_client::{Client, Code, Error, NodeRef, SessionOptions, Turn};
 use std::time::Duration;
 
 fn finished(job_id: u64) -> JobResult {
-    JobResult {
-        job_id,
-        attempt: 1,
-        outcome: Outcome::Finished.into(),
-        ..JobResult::default()
-    }
+    JobResult { job_id, attempt: 1, outcome: Outcome::Finished.into(), ..JobResult::default() }
 }
 
 fn options(node: usize) -> SessionOptions {
-    SessionOptions {
-        worker: "w".into(),
-        node: Some(NodeRef::Index(node)),
-    }
+    SessionOptions { worker: "w".into(), node: Some(NodeRef::Index(node)) }
 }
 
 #[tokio::test]
@@ -28,10 +20,7 @@ async fn a_turn_is_one_frame_each_way() {
     let mut session = within(client.session(options(0))).await.unwrap();
     let mut peer = node.accept().await;
     let hello = peer.recv().await.hello.unwrap();
-    assert_eq!(
-        (hello.session, hello.worker),
-        (session.number(), "w".into())
-    );
+    assert_eq!((hello.session, hello.worker), (session.number(), "w".into()));
 
     let turn = Turn {
         results: (0..100).map(finished).collect(),
@@ -45,15 +34,8 @@ async fn a_turn_is_one_frame_each_way() {
     assert_eq!(frame.lease.as_ref().unwrap().request_id, 1);
     assert!(session.awaits_lease());
 
-    let mut answer = NodeFrame {
-        results: ack(0..100),
-        ..NodeFrame::default()
-    };
-    answer.lease = Some(LeaseReply {
-        request_id: 1,
-        leases: vec![lease(200, 60_000, 15_000)],
-        fault: None,
-    });
+    let mut answer = NodeFrame { results: ack(0..100), ..NodeFrame::default() };
+    answer.lease = Some(LeaseReply { request_id: 1, leases: vec![lease(200, 60_000, 15_000)], fault: None });
     peer.send(answer).await;
     let frame = within(session.next()).await.unwrap();
     assert_eq!(frame.lease.unwrap().leases[0].job_id, 200);
@@ -72,22 +54,12 @@ async fn reconnecting_keeps_the_number_and_repeats_what_is_open() {
     let turn = Turn {
         results: vec![finished(1), finished(2), finished(3)],
         heartbeat: None,
-        lease: Some(LeaseRequest {
-            max_jobs: 7,
-            ..LeaseRequest::default()
-        }),
+        lease: Some(LeaseRequest { max_jobs: 7, ..LeaseRequest::default() }),
     };
     within(session.turn(turn)).await.unwrap();
     peer.recv().await;
-    let partial = ResultAck {
-        accepted: vec![1],
-        ..ResultAck::default()
-    };
-    peer.send(NodeFrame {
-        results: Some(partial),
-        ..NodeFrame::default()
-    })
-    .await;
+    let partial = ResultAck { accepted: vec![1], ..ResultAck::default() };
+    peer.send(NodeFrame { results: Some(partial), ..NodeFrame::default() }).await;
     within(session.next()).await.unwrap();
     drop(peer);
     let error = within(session.next()).await.unwrap_err();
@@ -114,24 +86,11 @@ async fn a_report_is_repeated_until_it_is_decided() {
     let played = async move {
         let frame = peer.recv_when(|frame| !frame.results.is_empty()).await;
         assert_eq!(frame.results.len(), 2);
-        let undecided = ResultAck {
-            accepted: vec![1],
-            retry: vec![2],
-            ..ResultAck::default()
-        };
-        peer.send(NodeFrame {
-            results: Some(undecided),
-            drain: true,
-            ..NodeFrame::default()
-        })
-        .await;
+        let undecided = ResultAck { accepted: vec![1], retry: vec![2], ..ResultAck::default() };
+        peer.send(NodeFrame { results: Some(undecided), drain: true, ..NodeFrame::default() }).await;
         let frame = peer.recv().await;
         assert_eq!(frame.results, [finished(2)]);
-        peer.send(NodeFrame {
-            results: ack([2].into_iter()),
-            ..NodeFrame::default()
-        })
-        .await;
+        peer.send(NodeFrame { results: ack([2].into_iter()), ..NodeFrame::default() }).await;
         peer
     };
     let report = session.report(vec![finished(1), finished(2)]);
@@ -148,23 +107,12 @@ async fn a_fault_answers_a_lease() {
     let mut session = within(client.session(options(0))).await.unwrap();
     let mut peer = node.accept().await;
     let played = async {
-        let request = peer
-            .recv_when(|frame| frame.lease.is_some())
-            .await
-            .lease
-            .unwrap();
+        let request = peer.recv_when(|frame| frame.lease.is_some()).await.lease.unwrap();
         assert_eq!(request.wait_ms, 30_000);
-        let fault = Fault {
-            code: Code::NotFound.name().into(),
-            message: "no queue is named q".into(),
-            retry_after_ms: 0,
-        };
+        let fault =
+            Fault { code: Code::NotFound.name().into(), message: "no queue is named q".into(), retry_after_ms: 0 };
         peer.send(NodeFrame {
-            lease: Some(LeaseReply {
-                request_id: request.request_id,
-                leases: Vec::new(),
-                fault: Some(fault),
-            }),
+            lease: Some(LeaseReply { request_id: request.request_id, leases: Vec::new(), fault: Some(fault) }),
             ..NodeFrame::default()
         })
         .await;

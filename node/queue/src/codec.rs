@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(get.bytes().unwrap(), b"six"[..]);
         assert_eq!(&*get.str().unwrap(), "sieben");
         assert_eq!(get.end(), Ok(()));
-        assert_eq!(get.u8(), Err(Error::Damaged { what: "test", at: 30 }));
+        assert_eq!(get.u8(), Err(Error::Damaged { what: "test", at: 34 }));
     }
 
     #[test]

@@ -130,7 +130,7 @@ pub struct Job {
     pub kill: u8,
     /// Volatile: phase the worker reported (0 sent, 1 starting, 2 running), not yet in the log.
     pub phase: u8,
-    /// Volatile: a lease of it is proposed.
+    /// Volatile: a lease of it, or the expiry of its lease, is proposed.
     pub reserved: bool,
 }
 

@@ -16,11 +16,7 @@ pub(crate) struct EntryCache {
 
 impl EntryCache {
     pub(crate) fn new(bytes_max: usize) -> EntryCache {
-        EntryCache {
-            entries: VecDeque::new(),
-            bytes: 0,
-            bytes_max,
-        }
+        EntryCache { entries: VecDeque::new(), bytes: 0, bytes_max }
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -34,22 +30,11 @@ impl EntryCache {
 
     /// Appends one entry, first dropping what stands at its index and after it.
     pub(crate) fn append(&mut self, entry: Entry) {
-        while self
-            .entries
-            .back()
-            .is_some_and(|last| last.index >= entry.index)
-        {
-            let dropped = self
-                .entries
-                .pop_back()
-                .expect("the last entry was just seen");
+        while self.entries.back().is_some_and(|last| last.index >= entry.index) {
+            let dropped = self.entries.pop_back().expect("the last entry was just seen");
             self.bytes -= cost(&dropped);
         }
-        debug_assert!(
-            self.entries
-                .back()
-                .is_none_or(|last| last.index + 1 == entry.index)
-        );
+        debug_assert!(self.entries.back().is_none_or(|last| last.index + 1 == entry.index));
         self.bytes += cost(&entry);
         self.entries.push_back(entry);
     }
@@ -102,12 +87,7 @@ mod tests {
     use super::*;
 
     fn entry(index: u64, bytes: usize) -> Entry {
-        Entry {
-            index,
-            term: 1,
-            data: vec![7; bytes].into(),
-            ..Entry::default()
-        }
+        Entry { index, term: 1, data: vec![7; bytes].into(), ..Entry::default() }
     }
 
     fn indexes(entries: &[Entry]) -> Vec<u64> {

@@ -55,10 +55,7 @@ impl ReplicaConfig {
             "heartbeat_ticks must be at least 1 and less than election_ticks"
         } else if self.election_ticks > u32::MAX / 2 {
             "election_ticks is too great"
-        } else if self
-            .election_jitter_ticks
-            .is_some_and(|ticks| ticks >= self.election_ticks)
-        {
+        } else if self.election_jitter_ticks.is_some_and(|ticks| ticks >= self.election_ticks) {
             "election_jitter_ticks must be less than election_ticks"
         } else if self.append_bytes_max == 0 || self.append_bytes_max > APPEND_BYTES_MAX {
             "append_bytes_max must be at least 1 and at most APPEND_BYTES_MAX"
@@ -71,10 +68,7 @@ impl ReplicaConfig {
         } else {
             return Ok(());
         };
-        Err(Error::Config {
-            shard: self.shard,
-            reason: reason.to_string(),
-        })
+        Err(Error::Config { shard: self.shard, reason: reason.to_string() })
     }
 
     pub(crate) fn raft(&self, applied: u64) -> raft::Config {

@@ -9,8 +9,7 @@
 use crate::leading::Leading;
 use crate::leases::ExpiryPolicy;
 use crate::limits::{
-    BATCH_BYTES_MAX, BATCHES_MAX, ENTRY_BYTES_TARGET, PROPOSALS_MAX, SWEEP_JOBS_MIN, SWEEP_PARTS,
-    UNPERSISTED_MAX,
+    BATCH_BYTES_MAX, BATCHES_MAX, ENTRY_BYTES_TARGET, PROPOSALS_MAX, SWEEP_JOBS_MIN, SWEEP_PARTS, UNPERSISTED_MAX,
 };
 use crate::output::{Append, Payload, Position, Role};
 use crate::pending::Pending;
@@ -119,6 +118,8 @@ pub struct Core<T> {
     reads: VecDeque<(u64, u64)>,
     next_context: u64,
     stamp_ms: u64,
+    /// The shard's time while it leads, Unix ms: see [`Core::maintain`].
+    time_ms: u64,
     probe_ms: u64,
 }
 
@@ -127,13 +128,7 @@ const PROBE: u64 = 1;
 
 impl<T> Core<T> {
     /// Joins a replica and the machine loaded from its state. `election_ms` is the shortest election timeout.
-    pub fn new(
-        replica: Replica,
-        machine: Machine,
-        applied: Position,
-        policy: Policy,
-        election_ms: u64,
-    ) -> Self {
+    pub fn new(replica: Replica, machine: Machine, applied: Position, policy: Policy, election_ms: u64) -> Self {
         Core {
             machine,
             leading: None,
@@ -150,6 +145,7 @@ impl<T> Core<T> {
             reads: VecDeque::new(),
             next_context: 2,
             stamp_ms: 0,
+            time_ms: 0,
             probe_ms: 0,
             replica,
         }
@@ -189,21 +185,15 @@ impl<T> Core<T> {
     }
     /// Estimated bytes held for jobs and their leases.
     pub fn memory_bytes(&self) -> usize {
-        let index = self.leading.as_ref().map_or(0, |l| {
-            l.index
-                .summaries()
-                .iter()
-                .map(|(_, s)| s.ready as usize * 9)
-                .sum()
-        });
+        let index =
+            self.leading.as_ref().map_or(0, |l| l.index.summaries().iter().map(|(_, s)| s.ready as usize * 9).sum());
         self.machine.memory_bytes() + self.leading.as_ref().map_or(0, Leading::memory_bytes) + index
     }
 
     /// Effects not yet written, with the position and configuration that belong in the same batch. `None`: nothing was
     /// applied since [`Core::written`].
     pub fn unwritten(&self) -> Option<(&Effects, Position, Option<&ConfState>)> {
-        self.unwritten
-            .then_some((&self.effects, self.applied, self.conf_state.as_ref()))
+        self.unwritten.then_some((&self.effects, self.applied, self.conf_state.as_ref()))
     }
     /// The effects were written.
     pub fn written(&mut self) {
@@ -248,44 +238,22 @@ impl<T> Core<T> {
     ) -> Result<Option<T>, (Shed, T)> {
         if let Err(shed) = self.room() {
             if let (Shed::Busy, Some(leading)) = (shed, &mut self.leading) {
-                popped
-                    .iter()
-                    .for_each(|p| leading.put_back(&mut self.machine, p));
+                popped.iter().for_each(|p| leading.put_back(&mut self.machine, p));
             }
             return Err((shed, owed));
         }
-        let leading = self
-            .leading
-            .as_mut()
-            .expect("there is room only while it leads");
-        let jobs: Vec<u64> = popped
-            .iter()
-            .filter(|p| leading.claim(&mut self.machine, p))
-            .map(|p| p.seq)
-            .collect();
+        let leading = self.leading.as_mut().expect("there is room only while it leads");
+        let jobs: Vec<u64> = popped.iter().filter(|p| leading.claim(&mut self.machine, p)).map(|p| p.seq).collect();
         leading.feed(&self.machine);
         if jobs.is_empty() {
             return Ok(Some(owed));
         }
-        self.gather(
-            &Command::Lease {
-                session,
-                worker: worker.into(),
-                ttl_ms,
-                jobs,
-            },
-            Some(owed),
-        );
+        self.gather(&Command::Lease { session, worker: worker.into(), ttl_ms, jobs }, Some(owed));
         Ok(None)
     }
 
     /// Takes a worker's heartbeat. `None`: this replica may not answer, another one should be asked.
-    pub fn heartbeat(
-        &mut self,
-        session: u64,
-        beats: &[(u64, u32, u8)],
-        now_ms: u64,
-    ) -> Option<Beaten> {
+    pub fn heartbeat(&mut self, session: u64, beats: &[(u64, u32, u8)], now_ms: u64) -> Option<Beaten> {
         if !self.sure(now_ms) {
             return None;
         }
@@ -293,8 +261,9 @@ impl<T> Core<T> {
         let mut answer = Beaten::default();
         for &(seq, attempt, phase) in beats {
             let job = self.machine.jobs_volatile().get_mut(seq);
+            // Once its expiry is proposed, a lease is lost: no heartbeat is acknowledged that would not keep it.
             let Some(job) =
-                job.filter(|j| j.state.is_leased() && j.attempt == attempt && j.session == session)
+                job.filter(|j| j.state.is_leased() && !j.reserved && j.attempt == attempt && j.session == session)
             else {
                 answer.lost.push(seq);
                 continue;
@@ -358,21 +327,19 @@ impl<T> Core<T> {
             return false;
         };
         self.batch_bytes -= batch.entry.len();
-        self.stamp_ms = self.stamp_ms.max(wall_ms).max(self.machine.now_ms());
+        self.stamp_ms = self.stamp_ms.max(wall_ms).max(self.time_ms).max(self.machine.now_ms());
         self.stuck = Some((batch.entry.finish(self.stamp_ms), batch.owed));
         true
     }
 
     /// The open batch, a new one if the last has no room for so many bytes; and its length.
     fn open(&mut self, bytes: usize) -> (&mut Batch<T>, usize) {
-        let room = self.batches.back().is_some_and(|b| {
-            b.entry.commands() < ENTRY_COMMANDS_MAX && b.entry.len() + bytes <= ENTRY_BYTES_TARGET
-        });
+        let room = self
+            .batches
+            .back()
+            .is_some_and(|b| b.entry.commands() < ENTRY_COMMANDS_MAX && b.entry.len() + bytes <= ENTRY_BYTES_TARGET);
         if !room {
-            let batch = Batch {
-                entry: EntryBuilder::default(),
-                owed: Vec::new(),
-            };
+            let batch = Batch { entry: EntryBuilder::default(), owed: Vec::new() };
             self.batch_bytes += batch.entry.len();
             self.batches.push_back(batch);
         }
@@ -389,6 +356,9 @@ impl<T> Core<T> {
     }
 
     /// Periodic work, to be called every tick or so. `now_ms` is monotonic, `wall_ms` Unix time.
+    ///
+    /// The shard's time never goes back, so it is ahead after a wall clock was. Then it goes on at half speed until the
+    /// wall clock has caught up: would it stand still, so would every job that waits for a time.
     pub fn maintain(&mut self, now_ms: u64, wall_ms: u64) {
         let last = self.probe_ms;
         let stalled = self.quorum.turn(now_ms);
@@ -397,10 +367,9 @@ impl<T> Core<T> {
             return;
         }
         if stalled && let Some(leading) = &mut self.leading {
-            leading
-                .leases
-                .stalled(&mut self.machine, now_ms.saturating_sub(last));
+            leading.leases.stalled(&mut self.machine, now_ms.saturating_sub(last));
         }
+        self.time_ms = (self.time_ms + now_ms.saturating_sub(last) / 2).max(wall_ms).max(self.machine.now_ms());
         self.probe_ms = now_ms;
         self.quorum.set_transferring(self.replica.is_transferring());
         let context = self.next_context | PROBE;
@@ -409,7 +378,7 @@ impl<T> Core<T> {
             self.quorum.sent(context, now_ms);
         }
         self.expire(now_ms);
-        self.wake(wall_ms);
+        self.wake(self.time_ms);
         self.each_second(now_ms, wall_ms);
     }
 
@@ -422,22 +391,23 @@ impl<T> Core<T> {
             return;
         }
         let leading = self.leading.as_mut().expect("checked by the caller");
-        let expired = leading
-            .leases
-            .expired(&self.machine, now_ms, self.policy.expiry);
+        let expired = leading.leases.expired(&self.machine, now_ms, self.policy.expiry);
+        for &(seq, _) in &expired {
+            if let Some(job) = self.machine.jobs_volatile().get_mut(seq) {
+                job.reserved = true;
+            }
+        }
         for jobs in expired.chunks(COMMAND_JOBS_MAX) {
-            self.internal(&Command::Expire {
-                jobs: jobs.to_vec(),
-            });
+            self.internal(&Command::Expire { jobs: jobs.to_vec() });
         }
     }
 
-    fn wake(&mut self, wall_ms: u64) {
+    fn wake(&mut self, time_ms: u64) {
         let Some(leading) = &mut self.leading else {
             return;
         };
         // The command carries this time or a later one, so what is due now is due when it is applied.
-        let jobs = leading.due(wall_ms, COMMAND_JOBS_MAX);
+        let jobs = leading.due(time_ms, COMMAND_JOBS_MAX);
         if !jobs.is_empty() {
             self.internal(&Command::Wake { jobs });
         }
@@ -457,20 +427,16 @@ impl<T> Core<T> {
             leading.pruned_ms = now_ms;
         }
         for jobs in phases.chunks(COMMAND_JOBS_MAX) {
-            self.internal(&Command::Phase {
-                jobs: jobs.to_vec(),
-            });
+            self.internal(&Command::Phase { jobs: jobs.to_vec() });
         }
         if prune {
-            self.internal(&Command::Prune {
-                below_ms: wall_ms.saturating_sub(DEDUP_WINDOW_MS),
-            });
+            self.internal(&Command::Prune { below_ms: wall_ms.saturating_sub(DEDUP_WINDOW_MS) });
         }
-        self.sweep(wall_ms);
+        self.sweep(self.time_ms);
     }
 
     /// Looks at a part of the jobs for time-outs.
-    fn sweep(&mut self, wall_ms: u64) {
+    fn sweep(&mut self, time_ms: u64) {
         let leading = self.leading.as_mut().expect("checked by the caller");
         let part = (self.machine.jobs().len() / SWEEP_PARTS).max(SWEEP_JOBS_MIN);
         let mut late: Vec<crate::timeouts::TimedOut> = Vec::new();
@@ -479,21 +445,14 @@ impl<T> Core<T> {
         for job in self.machine.jobs().from(leading.sweep_from).take(part) {
             seen += 1;
             last = job.seq;
-            late.extend(self.policy.timeouts.check(&self.machine, job, wall_ms));
+            late.extend(self.policy.timeouts.check(&self.machine, job, time_ms));
         }
         leading.sweep_from = if seen < part { 0 } else { last + 1 };
         late.sort_by_key(|l| (l.fail, l.code, l.seq));
         for group in late.chunk_by(|a, b| (a.fail, a.code) == (b.fail, b.code)) {
             for jobs in group.chunks(COMMAND_JOBS_MAX) {
-                let jobs_meant = jobs
-                    .iter()
-                    .map(|l| (l.seq, l.state, l.changed_ms))
-                    .collect();
-                self.internal(&Command::TimeOut {
-                    jobs: jobs_meant,
-                    fail: group[0].fail,
-                    code: group[0].code,
-                });
+                let jobs_meant = jobs.iter().map(|l| (l.seq, l.state, l.changed_ms)).collect();
+                self.internal(&Command::TimeOut { jobs: jobs_meant, fail: group[0].fail, code: group[0].code });
             }
         }
     }
@@ -531,13 +490,7 @@ impl<T> Core<T> {
             index > applied
         });
         let aborted = self.pending.take_aborted();
-        out.answers.extend(
-            aborted
-                .into_iter()
-                .flatten()
-                .flatten()
-                .map(|owed| (owed, Answer::Unknown)),
-        );
+        out.answers.extend(aborted.into_iter().flatten().flatten().map(|owed| (owed, Answer::Unknown)));
         Ok(())
     }
 
@@ -560,23 +513,19 @@ impl<T> Core<T> {
         };
         let marks = Marks::of(&self.effects);
         let mut replies = Vec::new();
-        self.machine
-            .apply(entry, &mut self.effects, &mut replies)
-            .map_err(|error| Error::Damaged {
-                shard,
-                peer,
-                reason: error.to_string(),
-            })?;
+        self.machine.apply(entry, &mut self.effects, &mut replies).map_err(|error| Error::Damaged {
+            shard,
+            peer,
+            reason: error.to_string(),
+        })?;
         if let Some(leading) = &mut self.leading {
             let new = marks.since(&self.effects);
             leading.take_effects(&mut self.machine, &new, now_ms, self.policy.expiry);
             out.signals.extend(new.signals);
         }
         if let Some(owed) = self.pending.take(position) {
-            let answered = owed
-                .into_iter()
-                .zip(replies)
-                .filter_map(|(owed, reply)| Some((owed?, Answer::Reply(reply))));
+            let answered =
+                owed.into_iter().zip(replies).filter_map(|(owed, reply)| Some((owed?, Answer::Reply(reply))));
             out.answers.extend(answered);
         }
         Ok(())
@@ -588,13 +537,7 @@ impl<T> Core<T> {
         let stuck = self.stuck.take().map(|(_, owed)| owed).unwrap_or_default();
         let gathered = self.batches.drain(..).flat_map(|b| b.owed);
         self.batch_bytes = 0;
-        out.answers.extend(
-            stuck
-                .into_iter()
-                .chain(gathered)
-                .flatten()
-                .map(|owed| (owed, Answer::Unknown)),
-        );
+        out.answers.extend(stuck.into_iter().chain(gathered).flatten().map(|owed| (owed, Answer::Unknown)));
         self.leading = None;
         self.reads.clear();
         out.role = Some(role);
@@ -605,6 +548,7 @@ impl<T> Core<T> {
         if self.leading.is_none() && self.replica.serving_term().is_some() {
             self.leading = Some(Leading::new(&mut self.machine, now_ms, self.policy.expiry));
             self.probe_ms = now_ms;
+            self.time_ms = 0;
         }
     }
 }

@@ -34,13 +34,7 @@ fn check_envelope(raft: &Raft<Storage>, message: &Message) -> Result<()> {
             | MsgHeartbeatResponse
             | MsgTimeoutNow
     );
-    let counters = [
-        message.index,
-        message.log_term,
-        message.commit,
-        message.commit_term,
-        message.reject_hint,
-    ];
+    let counters = [message.index, message.log_term, message.commit, message.commit_term, message.reject_hint];
     if !sent_by_replicas {
         // Local events, forwarded proposals and reads, transfers asked for from outside, and snapshots: the log is not
         // cut below what a peer may lack, so none is ever sent.
@@ -49,10 +43,7 @@ fn check_envelope(raft: &Raft<Storage>, message: &Message) -> Result<()> {
         Err(Error::Refused("meant for another replica"))
     } else if message.from == raft.id || raft.prs().get(message.from).is_none() {
         Err(Error::Refused("from a replica that is not a member"))
-    } else if message.term == 0
-        || message.term > COUNTER_MAX
-        || counters.iter().any(|counter| *counter > COUNTER_MAX)
-    {
+    } else if message.term == 0 || message.term > COUNTER_MAX || counters.iter().any(|counter| *counter > COUNTER_MAX) {
         Err(Error::Refused("a counter is out of range"))
     } else if message.context.len() > CONTEXT_BYTES_MAX {
         Err(Error::Refused("the context is too long"))
@@ -91,9 +82,9 @@ fn check_entry(entry: &Entry) -> Result<()> {
     }
     match entry.get_entry_type() {
         EntryType::EntryNormal => Ok(()),
-        EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => decode_change(entry)
-            .map(drop)
-            .ok_or(Error::Refused("an unreadable configuration change")),
+        EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+            decode_change(entry).map(drop).ok_or(Error::Refused("an unreadable configuration change"))
+        }
     }
 }
 
@@ -101,9 +92,7 @@ fn check_entry(entry: &Entry) -> Result<()> {
 fn check_append_response(raft: &Raft<Storage>, message: &Message) -> Result<()> {
     let counted = raft.state == StateRole::Leader && message.term == raft.term;
     if counted && !message.reject && message.index > raft.raft_log.last_index() {
-        return Err(Error::Refused(
-            "an acknowledgement of entries that were not sent",
-        ));
+        return Err(Error::Refused("an acknowledgement of entries that were not sent"));
     }
     Ok(())
 }

@@ -53,18 +53,16 @@ impl Leading {
             pruned_ms: now_ms,
             stale: 0,
         };
-        for job in machine
-            .jobs()
-            .from(0)
-            .filter(|j| j.state == JobState::Defined)
-        {
+        for job in machine.jobs().from(0).filter(|j| j.state == JobState::Defined) {
             leading.timer(job.ready_ms, job.seq);
         }
+        // Times that have passed are filed as well: the wake-up may have been lost with the last leadership.
         for task in machine.tasks_from(0) {
-            for time in [task.not_before_ms, task.expires_at_ms] {
-                if time > machine.now_ms() {
-                    leading.timer(time, task.seq);
-                }
+            if task.rest_state == JobState::Defined {
+                leading.timer(task.not_before_ms, task.seq);
+            }
+            if task.expires_at_ms > 0 {
+                leading.timer(task.expires_at_ms, task.seq);
             }
         }
         leading.fill_index(machine);
@@ -72,30 +70,12 @@ impl Leading {
     }
 
     fn fill_index(&mut self, machine: &Machine) {
-        for job in machine
-            .jobs()
-            .from(0)
-            .filter(|j| j.state == JobState::Activated && !j.reserved)
-        {
-            self.index.push(
-                job.seq,
-                job.class,
-                &machine.classes().get(job.class).key,
-                job.priority,
-            );
+        for job in machine.jobs().from(0).filter(|j| j.state == JobState::Activated && !j.reserved) {
+            self.index.push(job.seq, job.class, &machine.classes().get(job.class).key, job.priority);
         }
         self.feeds.clear();
-        for task in machine
-            .tasks_from(0)
-            .filter(|t| t.array && t.rest_state == JobState::Activated)
-        {
-            self.feeds.insert(
-                task.seq,
-                Feed {
-                    next: 0,
-                    outstanding: 0,
-                },
-            );
+        for task in machine.tasks_from(0).filter(|t| t.array && t.rest_state == JobState::Activated) {
+            self.feeds.insert(task.seq, Feed { next: 0, outstanding: 0 });
         }
         self.feed(machine);
     }
@@ -116,30 +96,18 @@ impl Leading {
     }
 
     /// Takes up what applying an entry brought.
-    pub fn take_effects(
-        &mut self,
-        machine: &mut Machine,
-        effects: &Effects,
-        now_ms: u64,
-        policy: ExpiryPolicy,
-    ) {
+    pub fn take_effects(&mut self, machine: &mut Machine, effects: &Effects, now_ms: u64, policy: ExpiryPolicy) {
         for &(seq, class, priority) in &effects.ready {
             // It may have been leased or ended by a later command of the same turn.
-            if machine.job(seq).is_some_and(|j| {
-                j.state == JobState::Activated && j.class == class && j.priority == priority
-            }) {
-                self.index
-                    .push(seq, class, &machine.classes().get(class).key, priority);
+            if machine
+                .job(seq)
+                .is_some_and(|j| j.state == JobState::Activated && j.class == class && j.priority == priority)
+            {
+                self.index.push(seq, class, &machine.classes().get(class).key, priority);
             }
         }
         for &task in &effects.ready_arrays {
-            self.feeds.insert(
-                task,
-                Feed {
-                    next: 0,
-                    outstanding: 0,
-                },
-            );
+            self.feeds.insert(task, Feed { next: 0, outstanding: 0 });
         }
         for &(time, seq) in &effects.timers {
             self.timer(time, seq);
@@ -157,10 +125,7 @@ impl Leading {
     pub fn feed(&mut self, machine: &Machine) {
         let index = &self.index;
         self.feeds.retain(|&seq, feed| {
-            let Some(task) = machine
-                .task(seq)
-                .filter(|t| t.rest_state == JobState::Activated)
-            else {
+            let Some(task) = machine.task(seq).filter(|t| t.rest_state == JobState::Activated) else {
                 return false;
             };
             if feed.outstanding > ARRAY_FEED_LOW {
@@ -175,12 +140,7 @@ impl Leading {
                     if feed.outstanding >= ARRAY_FEED_MAX {
                         return true;
                     }
-                    index.push(
-                        task.first() + u64::from(position),
-                        task.class,
-                        key,
-                        task.priority,
-                    );
+                    index.push(task.first() + u64::from(position), task.class, key, task.priority);
                     feed.outstanding += 1;
                     feed.next = position + 1;
                 }
@@ -211,9 +171,7 @@ impl Leading {
             feed.outstanding = feed.outstanding.saturating_sub(1);
         }
         let position = task.position(popped.seq).expect("the job is the task's");
-        task.is_unmade(position)
-            && task.rest_state == JobState::Activated
-            && task.class == popped.class
+        task.is_unmade(position) && task.rest_state == JobState::Activated && task.class == popped.class
     }
 
     /// Gives a claimed job back to the head of its class.
@@ -222,8 +180,7 @@ impl Leading {
             job.reserved = false;
         }
         if let Some(class) = machine.classes().find(popped.class) {
-            self.index
-                .put_back(popped.seq, popped.class, &class.key, popped.priority);
+            self.index.put_back(popped.seq, popped.class, &class.key, popped.priority);
         }
     }
 

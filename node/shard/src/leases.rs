@@ -6,9 +6,7 @@
 //!
 //! All times are milliseconds of the leader's monotonic clock.
 
-use crate::limits::{
-    EXPIRIES_PER_SECOND_MIN, EXPIRY_SESSIONS_MIN, EXPIRY_WINDOW_MS, LEASE_BUCKET_MS,
-};
+use crate::limits::{EXPIRIES_PER_SECOND_MIN, EXPIRY_SESSIONS_MIN, EXPIRY_WINDOW_MS, LEASE_BUCKET_MS};
 use moso_queue::Machine;
 use moso_queue::task::mix;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -58,26 +56,17 @@ impl LeaseTable {
         });
         // In order of number: the walk above is in the order of slots, which differs between replicas.
         leases.sort_unstable();
-        leases
-            .into_iter()
-            .for_each(|(seq, due)| table.file(seq, due));
+        leases.into_iter().for_each(|(seq, due)| table.file(seq, due));
         table
     }
 
     fn file(&mut self, seq: u64, due_ms: u64) {
-        self.buckets
-            .entry(due_ms / LEASE_BUCKET_MS + 1)
-            .or_default()
-            .push(seq);
+        self.buckets.entry(due_ms / LEASE_BUCKET_MS + 1).or_default().push(seq);
     }
 
     /// A lease was given.
     pub fn leased(&mut self, machine: &mut Machine, seq: u64, now_ms: u64, policy: ExpiryPolicy) {
-        if let Some(job) = machine
-            .jobs_volatile()
-            .get_mut(seq)
-            .filter(|j| j.state.is_leased())
-        {
+        if let Some(job) = machine.jobs_volatile().get_mut(seq).filter(|j| j.state.is_leased()) {
             job.beat_ms = now_ms;
             let due = now_ms + u64::from(job.ttl_ms) + policy.grace_ms;
             self.file(seq, due);
@@ -95,20 +84,11 @@ impl LeaseTable {
 
     /// Leases that have run out at `now_ms`, with their attempts. The caller proposes their expiry, and calls this only
     /// while it is sure to lead.
-    pub fn expired(
-        &mut self,
-        machine: &Machine,
-        now_ms: u64,
-        policy: ExpiryPolicy,
-    ) -> Vec<(u64, u32)> {
+    pub fn expired(&mut self, machine: &Machine, now_ms: u64, policy: ExpiryPolicy) -> Vec<(u64, u32)> {
         self.refill(machine, now_ms);
         let mut silent = Vec::new();
         let mut again = Vec::new();
-        while let Some(bucket) = self
-            .buckets
-            .first_entry()
-            .filter(|b| *b.key() * LEASE_BUCKET_MS <= now_ms)
-        {
+        while let Some(bucket) = self.buckets.first_entry().filter(|b| *b.key() * LEASE_BUCKET_MS <= now_ms) {
             for seq in bucket.remove() {
                 let Some(job) = machine.job(seq).filter(|j| j.state.is_leased()) else {
                     continue;
@@ -128,11 +108,7 @@ impl LeaseTable {
 
     /// Expiries allowed now: 100 a second or 2 % of the leases a second, saved up for at most a second.
     fn refill(&mut self, machine: &Machine, now_ms: u64) {
-        let leased: u64 = machine
-            .classes()
-            .iter()
-            .map(|(_, class)| class.leased())
-            .sum();
+        let leased: u64 = machine.classes().iter().map(|(_, class)| class.leased()).sum();
         let per_second = EXPIRIES_PER_SECOND_MIN.max(leased / 50);
         let passed = now_ms.saturating_sub(self.budget_ms).min(1_000);
         self.budget = (self.budget + per_second * passed / 1_000).min(per_second);
@@ -153,33 +129,20 @@ impl LeaseTable {
         if silent.is_empty() {
             return Vec::new();
         }
-        while self
-            .recent
-            .front()
-            .is_some_and(|(time, _)| time + EXPIRY_WINDOW_MS < now_ms)
-        {
+        while self.recent.front().is_some_and(|(time, _)| time + EXPIRY_WINDOW_MS < now_ms) {
             self.recent.pop_front();
         }
         if now_ms >= self.held_until_ms {
-            let sessions: BTreeSet<u64> = silent
-                .iter()
-                .map(|(_, _, session, _)| *session)
-                .chain(self.recent.iter().map(|(_, s)| *s))
-                .collect();
+            let sessions: BTreeSet<u64> =
+                silent.iter().map(|(_, _, session, _)| *session).chain(self.recent.iter().map(|(_, s)| *s)).collect();
             let gone = sessions.len() as u64;
-            if gone >= EXPIRY_SESSIONS_MIN
-                && gone * 100 > machine.sessions() as u64 * policy.breaker_percent
-            {
+            if gone >= EXPIRY_SESSIONS_MIN && gone * 100 > machine.sessions() as u64 * policy.breaker_percent {
                 // So many workers at once: the network is ill, not the workers. Give them one more lease time.
                 let ttl = silent.iter().map(|(_, _, _, ttl)| *ttl).max().unwrap_or(0);
                 self.held_until_ms = now_ms + ttl;
                 self.recent.clear();
                 self.breaks += 1;
-                again.extend(
-                    silent
-                        .into_iter()
-                        .map(|(seq, _, _, ttl)| (seq, now_ms + ttl)),
-                );
+                again.extend(silent.into_iter().map(|(seq, _, _, ttl)| (seq, now_ms + ttl)));
                 return Vec::new();
             }
         }

@@ -44,8 +44,7 @@ pub use output::{Append, Committed, Output, Payload, PeerProgress, Position, Rea
 pub use pending::Pending;
 pub use quorum::QuorumLease;
 pub use raft::eraftpb::{
-    ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, HardState,
-    Message, MessageType,
+    ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType,
 };
 pub use replica::Replica;
 pub use storage::{Durable, LogReader};

@@ -35,10 +35,7 @@ pub struct MetaOutput<T> {
 
 impl<T> Default for MetaOutput<T> {
     fn default() -> Self {
-        MetaOutput {
-            replica: CoreOutput::default(),
-            answers: Vec::new(),
-        }
+        MetaOutput { replica: CoreOutput::default(), answers: Vec::new() }
     }
 }
 
@@ -90,17 +87,11 @@ impl<T> MetaCore<T> {
 
     /// Records changed since [`MetaCore::written`], with the position and configuration for the same batch.
     #[allow(clippy::type_complexity)]
-    pub fn unwritten(
-        &mut self,
-    ) -> Option<(Vec<(Vec<u8>, Option<Vec<u8>>)>, Position, Option<ConfState>)> {
+    pub fn unwritten(&mut self) -> Option<(Vec<(Vec<u8>, Option<Vec<u8>>)>, Position, Option<ConfState>)> {
         if !std::mem::take(&mut self.unwritten) {
             return None;
         }
-        Some((
-            self.machine.take_dirty(),
-            self.applied,
-            self.conf_state.take(),
-        ))
+        Some((self.machine.take_dirty(), self.applied, self.conf_state.take()))
     }
 
     /// Proposes an encoded command. `Err`: it does not lead, or too much is waiting.
@@ -144,8 +135,7 @@ impl<T> MetaCore<T> {
             }
             self.replica.applied(output.committed_to);
             self.pending.abort_to(output.committed_to);
-            self.reads
-                .extend(output.reads.iter().map(|read| (read.context, read.index)));
+            self.reads.extend(output.reads.iter().map(|read| (read.context, read.index)));
             if let Some(role) = output.role_change {
                 self.pending.abort_all();
                 self.reads.clear();
@@ -159,21 +149,11 @@ impl<T> MetaCore<T> {
             }
             index > applied
         });
-        out.answers.extend(
-            self.pending
-                .take_aborted()
-                .into_iter()
-                .map(|owed| (owed, MetaAnswer::Unknown)),
-        );
+        out.answers.extend(self.pending.take_aborted().into_iter().map(|owed| (owed, MetaAnswer::Unknown)));
         Ok(changed)
     }
 
-    fn apply(
-        &mut self,
-        position: Position,
-        payload: Payload,
-        out: &mut MetaOutput<T>,
-    ) -> Result<bool, Error> {
+    fn apply(&mut self, position: Position, payload: Payload, out: &mut MetaOutput<T>) -> Result<bool, Error> {
         let (shard, peer) = (self.replica.shard(), self.replica.peer());
         self.applied = position;
         self.unwritten = true;
@@ -184,18 +164,10 @@ impl<T> MetaCore<T> {
             }
             Payload::Command(entry) => entry,
         };
-        let damaged = |reason: String| Error::Damaged {
-            shard,
-            peer,
-            reason,
-        };
-        let (time, command) = entry
-            .split_first_chunk::<8>()
-            .ok_or_else(|| damaged("a short meta entry".into()))?;
-        let reply = self
-            .machine
-            .apply(u64::from_le_bytes(*time), command)
-            .map_err(|error| damaged(error.to_string()))?;
+        let damaged = |reason: String| Error::Damaged { shard, peer, reason };
+        let (time, command) = entry.split_first_chunk::<8>().ok_or_else(|| damaged("a short meta entry".into()))?;
+        let reply =
+            self.machine.apply(u64::from_le_bytes(*time), command).map_err(|error| damaged(error.to_string()))?;
         if let Some(owed) = self.pending.take(position) {
             out.answers.push((owed, MetaAnswer::Reply(reply)));
         }

@@ -157,12 +157,7 @@ mod tests {
     use super::*;
 
     fn append(sizes: &[usize]) -> Message {
-        let mut message = Message {
-            index: 10,
-            log_term: 1,
-            commit: 9,
-            ..Message::default()
-        };
+        let mut message = Message { index: 10, log_term: 1, commit: 9, ..Message::default() };
         message.set_msg_type(MessageType::MsgAppend);
         let entries = sizes.iter().enumerate().map(|(offset, bytes)| Entry {
             index: 11 + offset as u64,
@@ -177,29 +172,20 @@ mod tests {
     fn split(message: Message, bytes_max: usize) -> Vec<(u64, u64, usize)> {
         let mut messages = Vec::new();
         push_split(message, bytes_max, &mut messages);
-        messages
-            .iter()
-            .map(|part| (part.index, part.log_term, part.entries.len()))
-            .collect()
+        messages.iter().map(|part| (part.index, part.log_term, part.entries.len())).collect()
     }
 
     #[test]
     fn appends_are_split_by_bytes_and_stay_joined() {
         assert_eq!(split(append(&[10, 10, 10]), 30), [(10, 1, 3)]);
         assert_eq!(split(append(&[10, 10, 10]), 29), [(10, 1, 2), (12, 3, 1)]);
-        assert_eq!(
-            split(append(&[50, 10, 50]), 20),
-            [(10, 1, 1), (11, 2, 1), (12, 3, 1)]
-        );
+        assert_eq!(split(append(&[50, 10, 50]), 20), [(10, 1, 1), (11, 2, 1), (12, 3, 1)]);
         assert_eq!(split(append(&[]), 20), [(10, 1, 0)]);
     }
 
     #[test]
     fn appends_are_split_by_number() {
         let parts = split(append(&vec![0; APPEND_ENTRIES_MAX * 2 + 1]), 20);
-        assert_eq!(
-            parts.iter().map(|part| part.2).collect::<Vec<_>>(),
-            [APPEND_ENTRIES_MAX, APPEND_ENTRIES_MAX, 1]
-        );
+        assert_eq!(parts.iter().map(|part| part.2).collect::<Vec<_>>(), [APPEND_ENTRIES_MAX, APPEND_ENTRIES_MAX, 1]);
     }
 }

@@ -20,11 +20,7 @@ pub struct Pending<T> {
 impl<T> Pending<T> {
     /// Owes at most `max` replies at a time.
     pub fn new(max: usize) -> Pending<T> {
-        Pending {
-            owed: VecDeque::new(),
-            aborted: Vec::new(),
-            max,
-        }
+        Pending { owed: VecDeque::new(), aborted: Vec::new(), max }
     }
 
     /// Whether one more may be owed. Ask before proposing.
@@ -49,11 +45,8 @@ impl<T> Pending<T> {
     /// If there is no room.
     pub fn push(&mut self, position: Position, reply: T) {
         assert!(self.has_room(), "{} replies are owed", self.max);
-        let kept = self
-            .owed
-            .partition_point(|(owed, _)| owed.index < position.index);
-        self.aborted
-            .extend(self.owed.drain(kept..).map(|(_, reply)| reply));
+        let kept = self.owed.partition_point(|(owed, _)| owed.index < position.index);
+        self.aborted.extend(self.owed.drain(kept..).map(|(_, reply)| reply));
         self.owed.push_back((position, reply));
     }
 
@@ -79,8 +72,7 @@ impl<T> Pending<T> {
 
     /// Aborts all that is owed. Called when the leadership or the term is lost.
     pub fn abort_all(&mut self) {
-        self.aborted
-            .extend(self.owed.drain(..).map(|(_, reply)| reply));
+        self.aborted.extend(self.owed.drain(..).map(|(_, reply)| reply));
     }
 
     /// Takes what was aborted, to be told that the outcome is not known.
@@ -89,13 +81,8 @@ impl<T> Pending<T> {
     }
 
     fn abort_below(&mut self, index: u64) {
-        while self
-            .owed
-            .front()
-            .is_some_and(|(owed, _)| owed.index < index)
-        {
-            self.aborted
-                .extend(self.owed.pop_front().map(|(_, reply)| reply));
+        while self.owed.front().is_some_and(|(owed, _)| owed.index < index) {
+            self.aborted.extend(self.owed.pop_front().map(|(_, reply)| reply));
         }
     }
 }

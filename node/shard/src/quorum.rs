@@ -95,8 +95,7 @@ impl QuorumLease {
     }
 
     fn stalled(&self, now_ms: u64) -> bool {
-        self.last_turn_ms
-            .is_some_and(|last_ms| now_ms.saturating_sub(last_ms) > self.stall_ms_max)
+        self.last_turn_ms.is_some_and(|last_ms| now_ms.saturating_sub(last_ms) > self.stall_ms_max)
     }
 }
 
@@ -112,9 +111,7 @@ mod tests {
     }
 
     fn turns(lease: &mut QuorumLease, from_ms: u64, to_ms: u64) {
-        (from_ms..=to_ms)
-            .step_by(100)
-            .for_each(|now_ms| assert!(!lease.turn(now_ms)));
+        (from_ms..=to_ms).step_by(100).for_each(|now_ms| assert!(!lease.turn(now_ms)));
     }
 
     #[test]
@@ -149,10 +146,7 @@ mod tests {
         lease.confirmed(1);
         lease.sent(2, 1000);
         assert!(lease.valid(1500));
-        assert!(
-            !lease.valid(1501),
-            "a stall counts before the turn that finds it"
-        );
+        assert!(!lease.valid(1501), "a stall counts before the turn that finds it");
         assert!(lease.turn(1501));
         lease.confirmed(2);
         assert!(!lease.valid(1501));

@@ -6,14 +6,10 @@ use crate::config::ReplicaConfig;
 use crate::error::{Error, Result};
 use crate::inbound;
 use crate::limits::{ENTRY_BYTES_MAX, READS_PENDING_MAX, TRANSFER_LAG_MAX};
-use crate::output::{
-    Append, Committed, Output, Payload, PeerProgress, Position, Read, Role, push_split,
-};
+use crate::output::{Append, Committed, Output, Payload, PeerProgress, Position, Read, Role, push_split};
 use crate::storage::{Durable, LogReader, Storage, decode_change};
 use bytes::Bytes;
-use raft::eraftpb::{
-    ConfChangeType, ConfChangeV2, Entry, EntryType, HardState, Message, MessageType,
-};
+use raft::eraftpb::{ConfChangeType, ConfChangeV2, Entry, EntryType, HardState, Message, MessageType};
 use raft::{RawNode, ReadState, StateRole};
 use std::collections::VecDeque;
 
@@ -46,38 +42,22 @@ impl Replica {
     /// # Errors
     /// `Config` if the settings or the configuration are wrong; `Damaged` if the disk contradicts itself, in which case
     /// the replica must not be opened again under this id; `LogRead` if the log cannot be read.
-    pub fn open(
-        config: ReplicaConfig,
-        durable: Durable,
-        reader: Box<dyn LogReader>,
-    ) -> Result<Replica> {
+    pub fn open(config: ReplicaConfig, durable: Durable, reader: Box<dyn LogReader>) -> Result<Replica> {
         config.validate()?;
         let members = &durable.conf_state;
-        if ![&members.voters, &members.learners, &members.voters_outgoing]
-            .iter()
-            .any(|ids| ids.contains(&config.peer))
+        if ![&members.voters, &members.learners, &members.voters_outgoing].iter().any(|ids| ids.contains(&config.peer))
         {
             let reason = format!("replica {} is not in the configuration", config.peer);
-            return Err(Error::Config {
-                shard: config.shard,
-                reason,
-            });
+            return Err(Error::Config { shard: config.shard, reason });
         }
         let applied = durable.applied;
         let storage = Storage::open(&config, durable, reader)?;
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let raw = RawNode::new(&config.raft(applied), storage, &logger).map_err(|error| {
-            Error::Config {
-                shard: config.shard,
-                reason: error.to_string(),
-            }
-        })?;
+        let raw = RawNode::new(&config.raft(applied), storage, &logger)
+            .map_err(|error| Error::Config { shard: config.shard, reason: error.to_string() })?;
         let hard_state = raw.raft.hard_state();
         Ok(Replica {
-            role: Role::Follower {
-                term: hard_state.term,
-                leader: None,
-            },
+            role: Role::Follower { term: hard_state.term, leader: None },
             in_flight: VecDeque::new(),
             last_number: 0,
             replacing_number: 0,
@@ -93,8 +73,8 @@ impl Replica {
     pub fn tick(&mut self) {
         self.pin_election();
         let raft = &self.raw.raft;
-        let campaigns = raft.state != StateRole::Leader
-            && raft.election_elapsed + 1 >= raft.randomized_election_timeout();
+        let campaigns =
+            raft.state != StateRole::Leader && raft.election_elapsed + 1 >= raft.randomized_election_timeout();
         if !(campaigns && self.is_behind()) {
             self.raw.tick();
         }
@@ -110,9 +90,7 @@ impl Replica {
         if message.get_msg_type() == MessageType::MsgTimeoutNow && self.is_behind() {
             return Err(Error::Refused("asked to campaign while behind"));
         }
-        self.raw
-            .step(message)
-            .map_err(|_| Error::Refused("raft did not take it"))
+        self.raw.step(message).map_err(|_| Error::Refused("raft did not take it"))
     }
 
     /// Proposes a command and says where it will stand in the log if it is committed: compare index and term when that
@@ -122,28 +100,13 @@ impl Replica {
     /// `NotLeader`; `EntrySize`; `Busy` while too much is uncommitted or the leadership is being transferred.
     pub fn propose(&mut self, command: Bytes) -> Result<Position> {
         if command.is_empty() || command.len() > ENTRY_BYTES_MAX {
-            return Err(Error::EntrySize {
-                bytes: command.len(),
-                max: ENTRY_BYTES_MAX,
-            });
+            return Err(Error::EntrySize { bytes: command.len(), max: ENTRY_BYTES_MAX });
         }
         self.check_leads()?;
-        let mut message = Message {
-            from: self.config.peer,
-            ..Message::default()
-        };
+        let mut message = Message { from: self.config.peer, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        message.set_entries(
-            vec![Entry {
-                data: command,
-                ..Entry::default()
-            }]
-            .into(),
-        );
-        self.raw
-            .raft
-            .step(message)
-            .map_err(|_| self.busy("too many bytes are not yet committed"))?;
+        message.set_entries(vec![Entry { data: command, ..Entry::default() }].into());
+        self.raw.raft.step(message).map_err(|_| self.busy("too many bytes are not yet committed"))?;
         Ok(self.last_proposed())
     }
 
@@ -159,15 +122,12 @@ impl Replica {
             return Err(self.busy("an earlier configuration change is not applied"));
         }
         let own = |single: &raft::eraftpb::ConfChangeSingle| {
-            single.node_id == self.config.peer
-                && single.get_change_type() != ConfChangeType::AddNode
+            single.node_id == self.config.peer && single.get_change_type() != ConfChangeType::AddNode
         };
         if change.changes.iter().any(own) {
             return Err(Error::Refused("a leader cannot remove itself"));
         }
-        self.raw
-            .propose_conf_change(Vec::new(), change)
-            .map_err(|_| self.busy("raft did not take the change"))?;
+        self.raw.propose_conf_change(Vec::new(), change).map_err(|_| self.busy("raft did not take the change"))?;
         Ok(self.last_proposed())
     }
 
@@ -198,9 +158,8 @@ impl Replica {
         if peer == self.config.peer || !self.raw.raft.prs().conf().voters().contains(peer) {
             return Err(Error::Refused("not another voter"));
         }
-        let ready = |progress: &PeerProgress| {
-            progress.peer == peer && progress.lag <= TRANSFER_LAG_MAX && progress.active
-        };
+        let ready =
+            |progress: &PeerProgress| progress.peer == peer && progress.lag <= TRANSFER_LAG_MAX && progress.active;
         if !self.progress().iter().any(ready) {
             return Err(self.busy("the peer lags or is silent"));
         }
@@ -216,9 +175,7 @@ impl Replica {
         if self.is_behind() {
             return Err(self.busy("entries wait to be persisted or applied"));
         }
-        self.raw
-            .campaign()
-            .map_err(|_| self.busy("raft did not campaign"))
+        self.raw.campaign().map_err(|_| self.busy("raft did not campaign"))
     }
 
     /// Says that a message to `peer` was dropped, so that appends are sent again.
@@ -243,6 +200,7 @@ impl Replica {
         let mut output = Output::default();
         let mut after_write = Vec::new();
         for message in ready.take_messages() {
+            let message = self.aligned(message);
             push_split(message, self.config.append_bytes_max, &mut output.messages);
         }
         for message in ready.take_persisted_messages() {
@@ -257,11 +215,7 @@ impl Replica {
             }
             storage.append(&entries);
         }
-        output.reads = ready
-            .take_read_states()
-            .iter()
-            .filter_map(read_of)
-            .collect();
+        output.reads = ready.take_read_states().iter().filter_map(read_of).collect();
         let committed = ready.take_committed_entries();
         self.raw.advance_append_async(ready);
 
@@ -276,10 +230,7 @@ impl Replica {
     /// # Panics
     /// If no append with this number was handed out.
     pub fn persisted(&mut self, number: u64) {
-        assert!(
-            number <= self.last_number,
-            "append {number} was never handed out"
-        );
+        assert!(number <= self.last_number, "append {number} was never handed out");
         while self.in_flight.front().is_some_and(|first| *first <= number) {
             self.in_flight.pop_front();
         }
@@ -308,14 +259,8 @@ impl Replica {
     /// If `index` is above `durable_applied`, the index up to which the state on disk has applied the log, or that above
     /// what is applied.
     pub fn truncate_to(&mut self, index: u64, durable_applied: u64) {
-        assert!(
-            index <= durable_applied,
-            "the log is needed to restore the state after {durable_applied}"
-        );
-        assert!(
-            durable_applied <= self.applied_index(),
-            "more is durable than was applied"
-        );
+        assert!(index <= durable_applied, "the log is needed to restore the state after {durable_applied}");
+        assert!(durable_applied <= self.applied_index(), "more is durable than was applied");
         if index > self.raw.store().truncated().index {
             self.raw.mut_store().truncate_to(index);
         }
@@ -326,10 +271,7 @@ impl Replica {
     /// # Panics
     /// If `ticks` is not less than `election_ticks`.
     pub fn set_election_jitter(&mut self, ticks: Option<u32>) {
-        assert!(
-            ticks.is_none_or(|ticks| ticks < self.config.election_ticks),
-            "jitter beyond the election timeout"
-        );
+        assert!(ticks.is_none_or(|ticks| ticks < self.config.election_ticks), "jitter beyond the election timeout");
         self.config.election_jitter_ticks = ticks;
     }
 
@@ -343,68 +285,41 @@ impl Replica {
     fn pin_election(&mut self) {
         if let Some(jitter) = self.config.election_jitter_ticks {
             let ticks = self.config.election_ticks + jitter;
-            self.raw
-                .raft
-                .set_randomized_election_timeout(ticks as usize);
+            self.raw.raft.set_randomized_election_timeout(ticks as usize);
         }
     }
 
     fn check_leads(&self) -> Result<()> {
         if self.raw.raft.state != StateRole::Leader {
-            return Err(Error::NotLeader {
-                shard: self.config.shard,
-                leader: self.leader(),
-            });
+            return Err(Error::NotLeader { shard: self.config.shard, leader: self.leader() });
         }
         Ok(())
     }
 
     fn check_log(&self) -> Result<()> {
         match self.raw.store().failed() {
-            Some(source) => Err(Error::LogRead {
-                shard: self.config.shard,
-                source,
-            }),
+            Some(source) => Err(Error::LogRead { shard: self.config.shard, source }),
             None => Ok(()),
         }
     }
 
     fn busy(&self, reason: &'static str) -> Error {
-        let reason = if self.is_transferring() {
-            "the leadership is being transferred"
-        } else {
-            reason
-        };
-        Error::Busy {
-            shard: self.config.shard,
-            reason,
-        }
+        let reason = if self.is_transferring() { "the leadership is being transferred" } else { reason };
+        Error::Busy { shard: self.config.shard, reason }
     }
 
     fn last_proposed(&self) -> Position {
-        let position = Position {
-            term: self.term(),
-            index: self.last_index(),
-        };
-        debug_assert_eq!(
-            self.raw.raft.raft_log.term(position.index),
-            Ok(position.term)
-        );
+        let position = Position { term: self.term(), index: self.last_index() };
+        debug_assert_eq!(self.raw.raft.raft_log.term(position.index), Ok(position.term));
         position
     }
 
     /// Decides what of a Ready must be written, and until when its messages must wait.
     ///
     /// A commit index alone is not written: it need not be durable, and goes with the next entries.
-    fn hand_append(
-        &mut self,
-        entries: Vec<Entry>,
-        mut after_write: Vec<Message>,
-        output: &mut Output,
-    ) {
+    fn hand_append(&mut self, entries: Vec<Entry>, mut after_write: Vec<Message>, output: &mut Output) {
         let hard_state = self.raw.raft.hard_state();
-        let promised =
-            hard_state.term != self.hard_state.term || hard_state.vote != self.hard_state.vote;
+        let promised = hard_state.term != self.hard_state.term || hard_state.vote != self.hard_state.vote;
         let writes = promised || !entries.is_empty();
         let waits = !self.in_flight.is_empty() && !after_write.is_empty();
         if !writes && !waits {
@@ -417,12 +332,22 @@ impl Replica {
             self.hard_state = hard_state.clone();
         }
         self.in_flight.push_back(self.last_number);
-        output.append = Some(Append {
-            number: self.last_number,
-            entries,
-            hard_state,
-            messages: after_write,
-        });
+        output.append = Some(Append { number: self.last_number, entries, hard_state, messages: after_write });
+    }
+
+    /// The append with the position that its entries follow.
+    ///
+    /// raft joins entries to an append of the same turn to the same peer; if that one held none, it keeps its position,
+    /// although the peer may have asked for earlier entries since.
+    fn aligned(&self, mut message: Message) -> Message {
+        let before = message.entries.first().map(|first| first.index - 1);
+        if let Some(index) = before.filter(|index| *index != message.index)
+            && message.get_msg_type() == MessageType::MsgAppend
+            && let Ok(log_term) = self.raw.raft.raft_log.term(index)
+        {
+            (message.index, message.log_term) = (index, log_term);
+        }
+        message
     }
 
     /// Tells raft how far the log is on disk: up to the first append in flight.
@@ -431,10 +356,7 @@ impl Replica {
     /// and appended again since, all in flight. So while an append that replaces entries is in flight, those before it
     /// are not reported.
     fn report_persisted(&mut self) {
-        let number = self
-            .in_flight
-            .front()
-            .map_or(self.last_number, |first| first - 1);
+        let number = self.in_flight.front().map_or(self.last_number, |first| first - 1);
         if number >= self.replacing_number {
             self.raw.on_persist_ready(number);
             self.shrink_cache();
@@ -448,21 +370,14 @@ impl Replica {
 
     fn hand_committed(&mut self, entries: Vec<Entry>, output: &mut Output) -> Result<()> {
         for entry in entries {
-            let position = Position {
-                term: entry.term,
-                index: entry.index,
-            };
+            let position = Position { term: entry.term, index: entry.index };
             self.handed_out = position.index;
             let payload = match entry.get_entry_type() {
                 EntryType::EntryNormal if entry.data.is_empty() => None,
                 EntryType::EntryNormal => Some(Payload::Command(entry.data)),
-                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
-                    self.change_members(&entry)?
-                }
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => self.change_members(&entry)?,
             };
-            output
-                .committed
-                .extend(payload.map(|payload| Committed { position, payload }));
+            output.committed.extend(payload.map(|payload| Committed { position, payload }));
         }
         output.committed_to = self.handed_out;
         Ok(())
@@ -495,8 +410,5 @@ impl Replica {
 
 fn read_of(state: &ReadState) -> Option<Read> {
     let context = state.request_ctx.as_slice().try_into().ok()?;
-    Some(Read {
-        context: u64::from_be_bytes(context),
-        index: state.index,
-    })
+    Some(Read { context: u64::from_be_bytes(context), index: state.index })
 }

@@ -42,32 +42,15 @@ impl Durable {
     /// Says what contradicts itself. The log may have been cut only below what is durably applied, and must reach as far
     /// as what is known to be committed: a log that lost its tail has forgotten what it acknowledged.
     fn damage(&self, last_term: u64) -> Option<String> {
-        let Durable {
-            hard_state,
-            applied,
-            truncated,
-            last_index,
-            ..
-        } = self;
+        let Durable { hard_state, applied, truncated, last_index, .. } = self;
         if truncated.index > *applied {
-            Some(format!(
-                "the log was cut at {}, but only {applied} is applied",
-                truncated.index
-            ))
+            Some(format!("the log was cut at {}, but only {applied} is applied", truncated.index))
         } else if applied > last_index {
-            Some(format!(
-                "{applied} is applied, but the log ends at {last_index}"
-            ))
+            Some(format!("{applied} is applied, but the log ends at {last_index}"))
         } else if hard_state.commit > *last_index {
-            Some(format!(
-                "{} is committed, but the log ends at {last_index}",
-                hard_state.commit
-            ))
+            Some(format!("{} is committed, but the log ends at {last_index}", hard_state.commit))
         } else if last_term > hard_state.term {
-            Some(format!(
-                "the log ends in term {last_term}, but the term is {}",
-                hard_state.term
-            ))
+            Some(format!("the log ends in term {last_term}, but the term is {}", hard_state.term))
         } else {
             None
         }
@@ -89,26 +72,14 @@ pub(crate) struct Storage {
 
 impl Storage {
     /// Checks what was found on disk.
-    pub(crate) fn open(
-        config: &ReplicaConfig,
-        durable: Durable,
-        reader: Box<dyn LogReader>,
-    ) -> Result<Storage> {
-        let damaged = |reason| Error::Damaged {
-            shard: config.shard,
-            peer: config.peer,
-            reason,
-        };
-        let terms = Terms::load(durable.truncated, durable.last_index, |index| {
-            reader.term(index)
-        })
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::NotFound => damaged(error.to_string()),
-            _ => Error::LogRead {
-                shard: config.shard,
-                source: Arc::new(error),
+    pub(crate) fn open(config: &ReplicaConfig, durable: Durable, reader: Box<dyn LogReader>) -> Result<Storage> {
+        let damaged = |reason| Error::Damaged { shard: config.shard, peer: config.peer, reason };
+        let terms = Terms::load(durable.truncated, durable.last_index, |index| reader.term(index)).map_err(
+            |error| match error.kind() {
+                io::ErrorKind::InvalidData | io::ErrorKind::NotFound => damaged(error.to_string()),
+                _ => Error::LogRead { shard: config.shard, source: Arc::new(error) },
             },
-        })?;
+        )?;
         if let Some(reason) = durable.damage(terms.last().term) {
             return Err(damaged(reason));
         }
@@ -149,10 +120,7 @@ impl Storage {
     /// Takes entries that are being written, before they are on disk.
     pub(crate) fn append(&mut self, entries: &[Entry]) {
         for entry in entries {
-            self.terms.append(Position {
-                term: entry.term,
-                index: entry.index,
-            });
+            self.terms.append(Position { term: entry.term, index: entry.index });
             self.cache.append(entry.clone());
         }
     }
@@ -183,9 +151,10 @@ impl Storage {
     }
 
     fn check_read(&self, low: u64, high: u64, entries: &[Entry]) -> io::Result<()> {
-        let held = entries.iter().zip(low..high).all(|(entry, index)| {
-            entry.index == index && self.terms.get(index) == Some(entry.term)
-        });
+        let held = entries
+            .iter()
+            .zip(low..high)
+            .all(|(entry, index)| entry.index == index && self.terms.get(index) == Some(entry.term));
         if entries.is_empty() || entries.len() as u64 > high - low || !held {
             let reason = format!("entries {low}..{high} are not what was written");
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
@@ -212,24 +181,15 @@ impl raft::Storage for Storage {
         match self.read(low, high, max_size.into().unwrap_or(u64::MAX)) {
             Ok(entries) => Ok(entries),
             Err(error) => {
-                self.failed
-                    .borrow_mut()
-                    .get_or_insert_with(|| Arc::new(error));
-                if context.can_async() {
-                    Err(StorageError::LogTemporarilyUnavailable.into())
-                } else {
-                    Ok(Vec::new())
-                }
+                self.failed.borrow_mut().get_or_insert_with(|| Arc::new(error));
+                if context.can_async() { Err(StorageError::LogTemporarilyUnavailable.into()) } else { Ok(Vec::new()) }
             }
         }
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
-        let outside = if index < self.terms.truncated().index {
-            StorageError::Compacted
-        } else {
-            StorageError::Unavailable
-        };
+        let outside =
+            if index < self.terms.truncated().index { StorageError::Compacted } else { StorageError::Unavailable };
         self.terms.get(index).ok_or(outside.into())
     }
 

@@ -19,15 +19,8 @@ pub(crate) struct Terms {
 impl Terms {
     /// Finds the runs of a log whose entries are `truncated.index + 1 ..= last`, asking `term_of` for a few: for each run
     /// as many as a binary search needs.
-    pub(crate) fn load(
-        truncated: Position,
-        last: u64,
-        term_of: impl Fn(u64) -> io::Result<u64>,
-    ) -> io::Result<Terms> {
-        let mut terms = Terms {
-            runs: VecDeque::from([truncated]),
-            last,
-        };
+    pub(crate) fn load(truncated: Position, last: u64, term_of: impl Fn(u64) -> io::Result<u64>) -> io::Result<Terms> {
+        let mut terms = Terms { runs: VecDeque::from([truncated]), last };
         if last <= truncated.index {
             terms.last = truncated.index;
             return Ok(terms);
@@ -49,32 +42,19 @@ impl Terms {
             terms.runs.push_back(run);
         }
         if run.term != last_term {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("the term falls before entry {last}"),
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the term falls before entry {last}")));
         }
         Ok(terms)
     }
 
     /// The position below which the log was cut: (0, 0) if it never was.
     pub(crate) fn truncated(&self) -> Position {
-        *self
-            .runs
-            .front()
-            .expect("the first run is the truncated position")
+        *self.runs.front().expect("the first run is the truncated position")
     }
 
     pub(crate) fn last(&self) -> Position {
-        let term = self
-            .runs
-            .back()
-            .expect("the first run is the truncated position")
-            .term;
-        Position {
-            index: self.last,
-            term,
-        }
+        let term = self.runs.back().expect("the first run is the truncated position").term;
+        Position { index: self.last, term }
     }
 
     /// The term at `index`; `None` outside of truncated index ..= last index.
@@ -88,10 +68,7 @@ impl Terms {
 
     /// Appends one entry, first dropping what stands at its index and after it.
     pub(crate) fn append(&mut self, entry: Position) {
-        assert!(
-            entry.index > self.truncated().index,
-            "an entry below the truncated index was replaced"
-        );
+        assert!(entry.index > self.truncated().index, "an entry below the truncated index was replaced");
         assert!(entry.index <= self.last + 1, "an append left a gap");
         while self.runs.back().is_some_and(|run| run.index >= entry.index) {
             self.runs.pop_back();
@@ -122,29 +99,17 @@ mod tests {
 
     fn load(truncated: Position, terms: &[u64]) -> io::Result<Terms> {
         let last = truncated.index + terms.len() as u64;
-        Terms::load(truncated, last, |index| {
-            Ok(terms[(index - truncated.index - 1) as usize])
-        })
+        Terms::load(truncated, last, |index| Ok(terms[(index - truncated.index - 1) as usize]))
     }
 
     #[test]
     fn loads_every_run() {
-        for terms in [
-            &[1, 1, 1, 4, 4, 9][..],
-            &[7],
-            &[2, 3, 4, 5],
-            &[],
-            &[1, 9, 9, 9, 9, 9, 9],
-        ] {
+        for terms in [&[1, 1, 1, 4, 4, 9][..], &[7], &[2, 3, 4, 5], &[], &[1, 9, 9, 9, 9, 9, 9]] {
             let loaded = load(position(10, 1), terms).unwrap();
             assert_eq!(loaded.get(9), None);
             assert_eq!(loaded.get(10), Some(1));
             for (offset, term) in terms.iter().enumerate() {
-                assert_eq!(
-                    loaded.get(11 + offset as u64),
-                    Some(*term),
-                    "{terms:?} at {offset}"
-                );
+                assert_eq!(loaded.get(11 + offset as u64), Some(*term), "{terms:?} at {offset}");
             }
             assert_eq!(loaded.get(11 + terms.len() as u64), None);
         }
@@ -174,10 +139,7 @@ mod tests {
         let mut terms = load(position(0, 0), &[1, 1, 2, 2, 3]).unwrap();
         terms.truncate_to(3);
         assert_eq!(terms.truncated(), position(3, 2));
-        assert_eq!(
-            (2..=5).map(|index| terms.get(index)).collect::<Vec<_>>(),
-            [None, Some(2), Some(2), Some(3)]
-        );
+        assert_eq!((2..=5).map(|index| terms.get(index)).collect::<Vec<_>>(), [None, Some(2), Some(2), Some(3)]);
         terms.truncate_to(5);
         assert_eq!(terms.truncated(), terms.last());
     }

@@ -43,20 +43,8 @@ impl TimeoutTable {
     pub fn new(table: &Timeouts, queue: impl Fn(&str) -> Option<u32>) -> Self {
         let mut rows = vec![Vec::new(); STATES];
         for row in &table.rows {
-            let Timeout {
-                state,
-                label,
-                queue: name,
-                limit_s,
-                since,
-                action,
-                code,
-            } = row;
-            let number = if name.is_empty() {
-                None
-            } else {
-                Some(queue(name).unwrap_or(u32::MAX))
-            };
+            let Timeout { state, label, queue: name, limit_s, since, action, code } = row;
+            let number = if name.is_empty() { None } else { Some(queue(name).unwrap_or(u32::MAX)) };
             rows[*state as usize].push(Row {
                 label: label.as_str().into(),
                 queue: number,
@@ -77,25 +65,17 @@ impl TimeoutTable {
         }
         let class = &machine.classes().get(job.class).key;
         let matches = |row: &&Row| {
-            (row.label.is_empty() || *row.label == *class.label)
-                && row.queue.is_none_or(|q| q == class.queue)
+            (row.label.is_empty() || *row.label == *class.label) && row.queue.is_none_or(|q| q == class.queue)
         };
-        for (since, from_ms) in [
-            (TimeoutSince::Change, job.changed_ms),
-            (TimeoutSince::Creation, machine.task(job.task)?.created_ms),
-        ] {
+        for (since, from_ms) in
+            [(TimeoutSince::Change, job.changed_ms), (TimeoutSince::Creation, machine.task(job.task)?.created_ms)]
+        {
             if let Some(row) = rows.iter().filter(|r| r.since == since).find(matches)
                 && row.limit_ms > 0
                 && from_ms.saturating_add(row.limit_ms) <= now_ms
             {
                 let (seq, state, changed_ms) = (job.seq, job.state, job.changed_ms);
-                return Some(TimedOut {
-                    seq,
-                    state,
-                    changed_ms,
-                    fail: row.fail,
-                    code: row.code,
-                });
+                return Some(TimedOut { seq, state, changed_ms, fail: row.fail, code: row.code });
             }
         }
         None

@@ -16,9 +16,7 @@
 //! There is one encoding of each value: whatever can be decoded encodes to the same bytes.
 
 use crate::error::{Error, Result};
-use crate::limits::{
-    APPEND_ENTRIES_MAX, CONTEXT_BYTES_MAX, ENTRY_BYTES_MAX, MEMBERS_MAX, MESSAGE_BYTES_MAX,
-};
+use crate::limits::{APPEND_ENTRIES_MAX, CONTEXT_BYTES_MAX, ENTRY_BYTES_MAX, MEMBERS_MAX, MESSAGE_BYTES_MAX};
 use bytes::{Buf, BufMut, Bytes};
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType};
 
@@ -52,11 +50,7 @@ const MESSAGE_KINDS: [(u8, MessageType); 9] = [
 
 /// Bytes that [`encode_message`] will append.
 pub fn message_bytes(message: &Message) -> usize {
-    let entries: usize = message
-        .entries
-        .iter()
-        .map(|entry| ENTRY_HEADER_BYTES + entry.data.len())
-        .sum();
+    let entries: usize = message.entries.iter().map(|entry| ENTRY_HEADER_BYTES + entry.data.len()).sum();
     MESSAGE_HEADER_BYTES + message.context.len() + entries
 }
 
@@ -66,9 +60,7 @@ pub fn message_bytes(message: &Message) -> usize {
 /// # Errors
 /// `Refused` if replicas do not exchange such a message, or it exceeds a limit; nothing was written.
 pub fn encode_message(message: &Message, out: &mut Vec<u8>) -> Result<()> {
-    let kind = MESSAGE_KINDS
-        .iter()
-        .find(|(_, kind)| *kind == message.get_msg_type());
+    let kind = MESSAGE_KINDS.iter().find(|(_, kind)| *kind == message.get_msg_type());
     let Some((kind, _)) = kind else {
         return Err(Error::Refused("a message type that replicas do not send"));
     };
@@ -129,10 +121,7 @@ pub fn decode_message(mut bytes: Bytes) -> Result<Message> {
     }
     let mut entries = Vec::with_capacity(count);
     for offset in 0..count as u64 {
-        let index = message
-            .index
-            .checked_add(1 + offset)
-            .ok_or(Error::Malformed("an index beyond the last"))?;
+        let index = message.index.checked_add(1 + offset).ok_or(Error::Malformed("an index beyond the last"))?;
         entries.push(read_entry(&mut bytes, index)?);
     }
     message.set_entries(entries.into());
@@ -160,13 +149,7 @@ pub fn decode_entry(index: u64, mut bytes: Bytes) -> Result<Entry> {
     if bytes.len() > ENTRY_BYTES_MAX {
         return Err(Error::Malformed("an entry beyond the greatest size"));
     }
-    Ok(Entry {
-        entry_type: kind,
-        term,
-        index,
-        data: bytes,
-        ..Entry::default()
-    })
+    Ok(Entry { entry_type: kind, term, index, data: bytes, ..Entry::default() })
 }
 
 /// Appends a hard state to `out`.
@@ -200,16 +183,8 @@ pub fn decode_hard_state(mut bytes: &[u8]) -> Result<HardState> {
 pub fn encode_conf_state(conf_state: &ConfState, out: &mut Vec<u8>) {
     out.put_u8(VERSION);
     out.put_u8(u8::from(conf_state.auto_leave));
-    for ids in [
-        &conf_state.voters,
-        &conf_state.learners,
-        &conf_state.voters_outgoing,
-        &conf_state.learners_next,
-    ] {
-        assert!(
-            ids.len() <= MEMBERS_MAX,
-            "more members than a shard may have"
-        );
+    for ids in [&conf_state.voters, &conf_state.learners, &conf_state.voters_outgoing, &conf_state.learners_next] {
+        assert!(ids.len() <= MEMBERS_MAX, "more members than a shard may have");
         out.put_u8(ids.len() as u8);
         ids.iter().for_each(|id| out.put_u64_le(*id));
     }
@@ -234,15 +209,10 @@ pub fn decode_conf_state(mut bytes: &[u8]) -> Result<ConfState> {
 }
 
 fn check_encodable(message: &Message) -> Result<()> {
-    let follows = |(offset, entry): (usize, &Entry)| {
-        entry.index.checked_sub(offset as u64 + 1) == Some(message.index)
-    };
+    let follows = |(offset, entry): (usize, &Entry)| entry.index.checked_sub(offset as u64 + 1) == Some(message.index);
     if message.context.len() > CONTEXT_BYTES_MAX
         || message.entries.len() > APPEND_ENTRIES_MAX
-        || message
-            .entries
-            .iter()
-            .any(|entry| entry.data.len() > ENTRY_BYTES_MAX)
+        || message.entries.iter().any(|entry| entry.data.len() > ENTRY_BYTES_MAX)
         || message_bytes(message) > MESSAGE_BYTES_MAX
     {
         Err(Error::Refused("a message beyond its limits"))
@@ -282,13 +252,7 @@ fn read_entry(bytes: &mut Bytes, index: u64) -> Result<Entry> {
         return Err(Error::Malformed("an entry beyond the greatest size"));
     }
     let data = read_bytes(bytes, length)?;
-    Ok(Entry {
-        entry_type: kind,
-        term,
-        index,
-        data,
-        ..Entry::default()
-    })
+    Ok(Entry { entry_type: kind, term, index, data, ..Entry::default() })
 }
 
 fn read_entry_kind(bytes: &mut Bytes) -> Result<EntryType> {
@@ -301,11 +265,7 @@ fn read_entry_kind(bytes: &mut Bytes) -> Result<EntryType> {
 }
 
 fn read_version(bytes: &mut impl Buf) -> Result<()> {
-    if read_u8(bytes)? == VERSION {
-        Ok(())
-    } else {
-        Err(Error::Malformed("an unknown version"))
-    }
+    if read_u8(bytes)? == VERSION { Ok(()) } else { Err(Error::Malformed("an unknown version")) }
 }
 
 fn read_ids(bytes: &mut &[u8]) -> Result<Vec<u64>> {
@@ -344,11 +304,7 @@ fn read_bytes(bytes: &mut Bytes, length: usize) -> Result<Bytes> {
 }
 
 fn read_end(bytes: &impl Buf) -> Result<()> {
-    if bytes.has_remaining() {
-        Err(Error::Malformed("bytes after the end"))
-    } else {
-        Ok(())
-    }
+    if bytes.has_remaining() { Err(Error::Malformed("bytes after the end")) } else { Ok(()) }
 }
 
 const SHORT: Error = Error::Malformed("it ends too early");

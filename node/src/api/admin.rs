@@ -77,8 +77,7 @@ impl Admin for AdminApi {
 
     async fn list_objects(&self, request: Request<v1::ObjectKey>) -> Result<Response<v1::ObjectList>, Status> {
         let v1::ObjectKey { kind, name } = request.into_inner();
-        let query =
-            if name.is_empty() { MetaQueryCall::List { kind } } else { MetaQueryCall::Get { kind, name } };
+        let query = if name.is_empty() { MetaQueryCall::List { kind } } else { MetaQueryCall::Get { kind, name } };
         self.answer(self.list(query).await)
     }
 

@@ -75,7 +75,11 @@ fn retry(policy: &v1::RetryPolicy) -> Result<RetryPolicy, Fault> {
         max_attempts: if policy.max_attempts == 0 { base.max_attempts } else { policy.max_attempts },
         backoff_initial_ms: policy.backoff_initial_ms,
         backoff_factor_milli: (factor * 1_000.0) as u32,
-        backoff_ceiling_ms: if policy.backoff_ceiling_ms == 0 { base.backoff_ceiling_ms } else { policy.backoff_ceiling_ms },
+        backoff_ceiling_ms: if policy.backoff_ceiling_ms == 0 {
+            base.backoff_ceiling_ms
+        } else {
+            policy.backoff_ceiling_ms
+        },
     })
 }
 

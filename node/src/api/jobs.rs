@@ -72,13 +72,19 @@ impl JobsApi {
         let submission = check::submission_id(&request.submission_id)?;
         let meta = self.meta_with_queue(&spec.queue).await;
         let unknown = || {
-            Fault::new(Code::NotFound, format!("there is no queue {:?}: create it with `moso queue create`", spec.queue))
+            Fault::new(
+                Code::NotFound,
+                format!("there is no queue {:?}: create it with `moso queue create`", spec.queue),
+            )
         };
         let queue = meta.queue(&spec.queue).ok_or_else(unknown)?;
         if !queue.takes_jobs(self.clock.wall_ms()) {
             return Err(Fault {
                 retry_after_ms: 10_000,
-                ..Fault::new(Code::Unavailable, format!("queue {} takes no jobs now: {}", queue.name, queue.queue.reason))
+                ..Fault::new(
+                    Code::Unavailable,
+                    format!("queue {} takes no jobs now: {}", queue.name, queue.queue.reason),
+                )
             });
         }
         if meta.user(&spec.owner).banned {
@@ -95,12 +101,7 @@ impl JobsApi {
         match self.router.command(shard.0, bytes).await? {
             Reply::Submitted { task, jobs, repeated } => {
                 Counters::add(&self.router.directory.counters.submitted, u64::from(jobs));
-                Ok(v1::SubmitReply {
-                    task_id: shard.id(task),
-                    first_job_id: shard.id(task + 1),
-                    jobs,
-                    repeated,
-                })
+                Ok(v1::SubmitReply { task_id: shard.id(task), first_job_id: shard.id(task + 1), jobs, repeated })
             }
             other => Err(Fault::new(Code::Internal, format!("a submission was answered with {other:?}"))),
         }
@@ -121,7 +122,9 @@ impl JobsApi {
 
     fn job_shard(&self, id: u64) -> Result<(u16, u64), Fault> {
         let shard = JobId(id).shard().filter(|s| s.0 <= self.shards());
-        let shard = shard.ok_or_else(|| Fault::new(Code::NotFound, format!("there is no job or task {id}: no shard has such a number")))?;
+        let shard = shard.ok_or_else(|| {
+            Fault::new(Code::NotFound, format!("there is no job or task {id}: no shard has such a number"))
+        })?;
         Ok((shard.0, JobId(id).seq()))
     }
 
@@ -148,7 +151,8 @@ impl JobsApi {
             if next != shard {
                 (shard, from) = (next, From::Start);
             }
-            let page: Page = unpack(&self.router.query(shard, &list_call(of, filter, from, limit - items.len())).await?)?;
+            let page: Page =
+                unpack(&self.router.query(shard, &list_call(of, filter, from, limit - items.len())).await?)?;
             items.extend(page.items);
             match page.next {
                 Some(next) if items.len() >= limit => return Ok((items, write_cursor(shard, next))),
@@ -197,10 +201,13 @@ impl JobsApi {
                 tally.changed += count;
             } else if count > 0 {
                 for targets in found.targets().chunks(COMMAND_JOBS_MAX) {
-                    let command = Command::Act { action: action.clone(), targets: targets.to_vec(), actor: actor.into() };
+                    let command =
+                        Command::Act { action: action.clone(), targets: targets.to_vec(), actor: actor.into() };
                     match self.router.command_once(shard, command.to_bytes().into()).await? {
                         Reply::Acted { changed, refused } => tally.add(shard, changed, refused),
-                        other => return Err(Fault::new(Code::Internal, format!("an action was answered with {other:?}"))),
+                        other => {
+                            return Err(Fault::new(Code::Internal, format!("an action was answered with {other:?}")));
+                        }
                     }
                 }
             }
@@ -213,7 +220,8 @@ impl JobsApi {
 }
 
 fn decode<M: prost::Message + Default>(bytes: Bytes) -> Result<M, Fault> {
-    M::decode(bytes).map_err(|e| Fault::new(Code::Internal, format!("another node sent what this one cannot read: {e}")))
+    M::decode(bytes)
+        .map_err(|e| Fault::new(Code::Internal, format!("another node sent what this one cannot read: {e}")))
 }
 
 fn decode_all<M: prost::Message + Default>(items: Vec<Vec<u8>>) -> Result<Vec<M>, Fault> {
@@ -354,4 +362,3 @@ impl Jobs for JobsApi {
         self.answer(self.act_request(request.into_inner()).await)
     }
 }
-

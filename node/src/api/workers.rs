@@ -56,7 +56,10 @@ impl WorkersApi {
 impl Workers for WorkersApi {
     type SessionStream = ReceiverStream<Result<v1::NodeFrame, Status>>;
 
-    async fn session(&self, request: Request<Streaming<v1::WorkerFrame>>) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::WorkerFrame>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
         let (send, frames) = mpsc::channel(SEND_QUEUE);
         let api = self.clone();
         tokio::spawn(async move {
@@ -205,7 +208,10 @@ impl Session {
             return Err(invalid("a lease request names at least one queue"));
         }
         if request.queues.len() > QUEUES_MAX || request.tags.len() > TAGS_MAX {
-            return Err(Fault::new(Code::TooLarge, format!("at most {QUEUES_MAX} queues and {TAGS_MAX} tags in one lease request")));
+            return Err(Fault::new(
+                Code::TooLarge,
+                format!("at most {QUEUES_MAX} queues and {TAGS_MAX} tags in one lease request"),
+            ));
         }
         let queues = request
             .queues
@@ -353,9 +359,9 @@ fn settle(router: &Router, shard: u16, ids: &[(u64, u32)], answer: Result<Reply,
             ack.retry.extend(ids.iter().map(|(seq, _)| id(*seq)));
         }
         Err(fault) if fault.code.is_retryable() => ack.retry.extend(ids.iter().map(|(seq, _)| id(*seq))),
-        Err(fault) => ack
-            .refused
-            .extend(ids.iter().map(|&(seq, attempt)| refusal(id(seq), attempt, fault.code, &fault.message))),
+        Err(fault) => {
+            ack.refused.extend(ids.iter().map(|&(seq, attempt)| refusal(id(seq), attempt, fault.code, &fault.message)))
+        }
     }
 }
 

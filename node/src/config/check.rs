@@ -72,8 +72,7 @@ fn check_members(config: &Config, errors: &mut Vec<String>) {
                 errors.push(format!("members: node {node}: {key} = {address:?}: must be host:port"));
             } else if let Some(other) = addresses.insert(address, (*node, key)) {
                 let (other, of) = other;
-                errors
-                    .push(format!("members: node {node}: {key} = {address:?}: is the {of} address of node {other}"));
+                errors.push(format!("members: node {node}: {key} = {address:?}: is the {of} address of node {other}"));
             }
         }
     }

@@ -15,7 +15,7 @@ const fn number(key: &'static str, min: i64, max: i64, unit: &'static str) -> Nu
     Number { key, min, max, unit }
 }
 
-const NUMBERS: [Number; 15] = [
+const NUMBERS: [Number; 12] = [
     number("node", 1, NODE_MAX as i64, "node number"),
     number("shards", 1, moso_proto::id::SHARD_MAX as i64, "shards"),
     number("replicas", 1, 5, "replicas"),
@@ -24,13 +24,10 @@ const NUMBERS: [Number; 15] = [
     number("raft_tick_ms", 10, 10_000, "ms"),
     number("election_ticks", 2, 1_000, "ticks"),
     number("heartbeat_ticks", 1, 500, "ticks"),
-    number("entry_target_kib", 4, 1_024, "KiB"),
-    number("linger_us", 0, 10_000, "µs"),
     number("log_write_buffer_mib", 1, 1_024, "MiB"),
     number("state_write_buffer_mib", 1, 256, "MiB"),
     number("state_memory_mib", 8, 1 << 20, "MiB"),
     number("block_cache_mib", 1, 1 << 20, "MiB"),
-    number("body_cache_mib", 0, 1 << 20, "MiB"),
 ];
 
 const TEXTS: [&str; 5] = ["cluster", "data", "api", "peer", "http"];
@@ -91,9 +88,8 @@ fn check_member(place: usize, member: &Value, errors: &mut Vec<String>) {
             "api" | "peer" | "http" | "zone" => {
                 errors.push(format!("members, number {place}: {key} = {value}: must be a text in quotes"));
             }
-            _ => errors.push(format!(
-                "members, number {place}: {key}: unknown key; known are node, api, peer, http, zone"
-            )),
+            _ => errors
+                .push(format!("members, number {place}: {key}: unknown key; known are node, api, peer, http, zone")),
         }
     }
 }

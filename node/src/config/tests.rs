@@ -39,7 +39,10 @@ fn mistake(line: &str) -> String {
     let key = line.split([' ', '=']).next().unwrap();
     let kept: Vec<_> = GOOD.lines().take(6).filter(|known| !known.starts_with(&format!("{key} "))).collect();
     let members = GOOD.lines().skip(5).collect::<Vec<_>>().join("\n");
-    let text = format!("{}\n{line}\n{members}", kept[..kept.len() - usize::from(kept.last() == Some(&"[[members]]"))].join("\n"));
+    let text = format!(
+        "{}\n{line}\n{members}",
+        kept[..kept.len() - usize::from(kept.last() == Some(&"[[members]]"))].join("\n")
+    );
     let errors = read(&text, &[], &[]).unwrap_err();
     assert_eq!(errors.len(), 1, "{errors:?}");
     errors.into_iter().next().unwrap()
@@ -77,9 +80,9 @@ fn flags_go_before_environment_before_file() {
     assert_eq!((config.node, config.shards, config.cluster.as_str()), (1, 8, "12"));
     assert_eq!((config.data, config.http.as_str()), (PathBuf::from("/flag"), "0.0.0.0:80"));
     assert_eq!(config.api, "127.0.0.1:1001");
-    let errors = read(GOOD, &[], &[("MOSO_NODE_SHARD", "8"), ("MOSO_NODE_LINGER_US", "soon")]).unwrap_err();
+    let errors = read(GOOD, &[], &[("MOSO_NODE_SHARD", "8"), ("MOSO_NODE_RAFT_TICK_MS", "soon")]).unwrap_err();
     assert!(errors[0].starts_with("MOSO_NODE_SHARD: shard: unknown key"), "{errors:?}");
-    assert_eq!(errors[1], r#"linger_us = "soon": must be a whole number from 0 to 10000 (µs)"#);
+    assert_eq!(errors[1], r#"raft_tick_ms = "soon": must be a whole number from 10 to 10000 (ms)"#);
     assert!(read(GOOD, &[], &[("MOSO_NODE_MEMBERS", "[]")]).is_err());
 }
 
@@ -89,9 +92,9 @@ fn mistakes_name_key_value_range_and_unit() {
     assert_eq!(mistake("shards = 4096"), "shards = 4096: must be a whole number from 1 to 4095 (shards)");
     assert_eq!(mistake("node = 65536"), "node = 65536: must be a whole number from 1 to 65535 (node number)");
     assert_eq!(mistake("node = 3"), "node = 3: is not among the members");
-    assert_eq!(mistake("linger_us = 0.5"), "linger_us = 0.5: must be a whole number from 0 to 10000 (µs)");
-    assert_eq!(mistake("linger_ms = 1"), "linger_ms: unknown key; linger_us is given in µs");
-    assert_eq!(mistake("body_cache = 1"), "body_cache: unknown key; body_cache_mib is given in MiB");
+    assert_eq!(mistake("raft_tick_ms = 0.5"), "raft_tick_ms = 0.5: must be a whole number from 10 to 10000 (ms)");
+    assert_eq!(mistake("raft_tick_us = 1"), "raft_tick_us: unknown key; raft_tick_ms is given in ms");
+    assert_eq!(mistake("block_cache = 1"), "block_cache: unknown key; block_cache_mib is given in MiB");
     assert!(mistake("colour = 1").starts_with("colour: unknown key; known are cluster, data,"));
     assert_eq!(mistake("cluster = 5"), "cluster = 5: must be a text in quotes");
     assert!(mistake("cluster = \"a b\"").starts_with("cluster = \"a b\": must be 1 to 64 letters"));

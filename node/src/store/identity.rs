@@ -35,9 +35,7 @@ impl FromStr for StoreId {
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         match u128::from_str_radix(text, 16) {
             Ok(number) if text.len() == 32 => Ok(StoreId(number)),
-            _ => Err(format!(
-                "{text:?} is not a store id of 32 hexadecimal digits"
-            )),
+            _ => Err(format!("{text:?} is not a store id of 32 hexadecimal digits")),
         }
     }
 }
@@ -83,37 +81,24 @@ impl DataFolder {
     /// # Errors
     /// `Folder` if it is another's, in use, half made, damaged or not writable; `NewerFormat`.
     pub fn open(path: &Path, cluster: &str, node: u32) -> Result<DataFolder> {
-        fs::create_dir_all(path)
-            .map_err(|error| refuse(path, format!("cannot be made: {error}")))?;
+        fs::create_dir_all(path).map_err(|error| refuse(path, format!("cannot be made: {error}")))?;
         let lock = lock(path)?;
         let expected = |identity: &Identity| identity.cluster == cluster && identity.node == node;
         let identity = match read_sealed::<Identity>(path, IDENTITY)? {
             Some(identity) if expected(&identity) => identity,
             Some(identity) => {
                 let owner = format!("node {} of cluster {:?}", identity.node, identity.cluster);
-                return Err(refuse(
-                    path,
-                    format!("belongs to {owner}, not to node {node} of cluster {cluster:?}"),
-                ));
+                return Err(refuse(path, format!("belongs to {owner}, not to node {node} of cluster {cluster:?}")));
             }
             None => {
                 check_empty(path)?;
                 let store = StoreId(rand::random());
-                let identity = Identity {
-                    format: FOLDER_FORMAT,
-                    cluster: cluster.to_owned(),
-                    node,
-                    store,
-                };
+                let identity = Identity { format: FOLDER_FORMAT, cluster: cluster.to_owned(), node, store };
                 write_sealed(path, IDENTITY, &identity)?;
                 identity
             }
         };
-        Ok(DataFolder {
-            path: path.to_owned(),
-            identity,
-            _lock: lock,
-        })
+        Ok(DataFolder { path: path.to_owned(), identity, _lock: lock })
     }
 
     /// The folder.
@@ -133,10 +118,7 @@ impl DataFolder {
     pub fn seen(&self) -> Result<Seen> {
         let stored = read_sealed::<SeenFile>(&self.path, SEEN)?;
         let stores = stored.map_or_else(BTreeMap::new, |file| file.stores);
-        Ok(Seen {
-            folder: self.path.clone(),
-            stores: Mutex::new(stores),
-        })
+        Ok(Seen { folder: self.path.clone(), stores: Mutex::new(stores) })
     }
 }
 
@@ -162,10 +144,7 @@ impl Seen {
     /// `Folder` if the node has another store id: its data was lost or exchanged. `Io` if the meeting cannot be
     /// written; then the node is not met.
     pub fn meet(&self, node: u32, store: StoreId) -> Result<()> {
-        let mut stores = self
-            .stores
-            .lock()
-            .expect("no thread panics while it holds this lock");
+        let mut stores = self.stores.lock().expect("no thread panics while it holds this lock");
         match stores.get(&node) {
             Some(known) if *known == store => Ok(()),
             Some(known) => {
@@ -176,10 +155,7 @@ impl Seen {
                 Err(refuse(&self.folder, reason))
             }
             None => {
-                let mut file = SeenFile {
-                    format: FOLDER_FORMAT,
-                    stores: stores.clone(),
-                };
+                let mut file = SeenFile { format: FOLDER_FORMAT, stores: stores.clone() };
                 file.stores.insert(node, store);
                 write_sealed(&self.folder, SEEN, &file)?;
                 *stores = file.stores;
@@ -190,24 +166,15 @@ impl Seen {
 }
 
 fn refuse(path: &Path, reason: String) -> Error {
-    Error::Folder {
-        path: path.to_owned(),
-        reason,
-    }
+    Error::Folder { path: path.to_owned(), reason }
 }
 
 fn lock(path: &Path) -> Result<File> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path.join(LOCK));
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK));
     let file = file.map_err(|error| refuse(path, format!("is not writable: {error}")))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(refuse(path, "is in use by another process".to_owned()))
-        }
+        Err(TryLockError::WouldBlock) => Err(refuse(path, "is in use by another process".to_owned())),
         Err(TryLockError::Error(error)) => Err(refuse(path, format!("cannot be locked: {error}"))),
     }
 }
@@ -243,25 +210,19 @@ fn read_sealed<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(refuse(folder, format!("{name} cannot be read: {error}"))),
     };
-    let sealed: Sealed =
-        serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let sealed: Sealed = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     if crc32c::crc32c(sealed.content.to_string().as_bytes()) != sealed.crc32c {
         return Err(damaged("wrong checksum".to_owned()));
     }
     // Before the fields are looked at: a newer format may have others.
-    let format = sealed
-        .content
-        .get("format")
-        .and_then(serde_json::Value::as_u64);
+    let format = sealed.content.get("format").and_then(serde_json::Value::as_u64);
     match format.and_then(|format| u32::try_from(format).ok()) {
         Some(format) if format > FOLDER_FORMAT => Err(Error::NewerFormat {
             what: format!("{name} in {}", folder.display()),
             found: format,
             known: FOLDER_FORMAT,
         }),
-        Some(_) => serde_json::from_value(sealed.content)
-            .map(Some)
-            .map_err(|error| damaged(error.to_string())),
+        Some(_) => serde_json::from_value(sealed.content).map(Some).map_err(|error| damaged(error.to_string())),
         None => Err(damaged("no format".to_owned())),
     }
 }
@@ -269,10 +230,7 @@ fn read_sealed<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<
 /// Replaces the file at once and for good: written aside, synced, renamed, the folder synced.
 fn write_sealed(folder: &Path, name: &str, content: &impl Serialize) -> Result<()> {
     let content = serde_json::to_value(content).expect("numbers, strings and maps are JSON");
-    let sealed = Sealed {
-        crc32c: crc32c::crc32c(content.to_string().as_bytes()),
-        content,
-    };
+    let sealed = Sealed { crc32c: crc32c::crc32c(content.to_string().as_bytes()), content };
     let mut bytes = serde_json::to_vec_pretty(&sealed).expect("numbers, strings and maps are JSON");
     bytes.push(b'\n');
     let write = || -> io::Result<()> {

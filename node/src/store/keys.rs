@@ -170,11 +170,7 @@ pub fn ended_parts(key: &[u8]) -> Option<(u16, EndedKind, u64)> {
         1 => EndedKind::Task,
         _ => return None,
     };
-    Some((
-        u16::from_be_bytes([key[0], key[1]]),
-        kind,
-        be_u64(&key[3..]),
-    ))
+    Some((u16::from_be_bytes([key[0], key[1]]), kind, be_u64(&key[3..])))
 }
 
 /// Eight bytes as a number.

@@ -25,9 +25,7 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> Self {
-        LogOptions {
-            write_buffer_bytes: 64 << 20,
-        }
+        LogOptions { write_buffer_bytes: 64 << 20 }
     }
 }
 
@@ -129,8 +127,7 @@ impl RocksLog {
     /// # Errors
     /// `Folder` if RocksDB refuses; `Fatal` if it cannot make its environment.
     pub fn open(dir: &Path, options: &LogOptions) -> Result<RocksLog> {
-        let env =
-            Env::new().map_err(|error| Error::fatal("making RocksDB's environment", error))?;
+        let env = Env::new().map_err(|error| Error::fatal("making RocksDB's environment", error))?;
         let mut rocks = base_options(&env);
         rocks.set_write_buffer_size(options.write_buffer_bytes);
         rocks.set_max_write_buffer_number(3);
@@ -141,24 +138,16 @@ impl RocksLog {
         rocks.set_recycle_log_file_num(4);
         rocks.set_track_and_verify_wals_in_manifest(true);
         let db = DB::open(&rocks, dir).map_err(|error| open_error(dir, error))?;
-        Ok(RocksLog {
-            db,
-            bounds: Mutex::default(),
-        })
+        Ok(RocksLog { db, bounds: Mutex::default() })
     }
 
     #[cfg(test)]
     pub(super) fn with_database(db: DB) -> RocksLog {
-        RocksLog {
-            db,
-            bounds: Mutex::default(),
-        }
+        RocksLog { db, bounds: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<u16, Bounds>> {
-        self.bounds
-            .lock()
-            .expect("no thread panics while it holds this lock")
+        self.bounds.lock().expect("no thread panics while it holds this lock")
     }
 
     fn bounds(&self, shard: u16) -> Result<Bounds> {
@@ -184,45 +173,27 @@ impl RocksLog {
         let first = iter.key().and_then(|key| keys::log_entry_index(shard, key));
         iter.seek_to_last();
         let last = iter.key().and_then(|key| keys::log_entry_index(shard, key));
-        iter.status()
-            .map_err(|error| read_error(shard, "log", 0, error))?;
+        iter.status().map_err(|error| read_error(shard, "log", 0, error))?;
         match first {
-            _ if cut.max(last.unwrap_or(0)) > INDEX_MAX => Err(Error::damaged(
-                shard,
-                "log entry",
-                cut,
-                "beyond the greatest index",
-            )),
+            _ if cut.max(last.unwrap_or(0)) > INDEX_MAX => {
+                Err(Error::damaged(shard, "log entry", cut, "beyond the greatest index"))
+            }
             Some(first) if first != cut + 1 => {
                 let reason = format!("the log is cut at {cut}, but begins at {first}");
                 Err(Error::damaged(shard, "log entry", cut + 1, reason))
             }
-            _ => Ok(Bounds {
-                cut,
-                cut_term,
-                last: last.unwrap_or(cut),
-            }),
+            _ => Ok(Bounds { cut, cut_term, last: last.unwrap_or(cut) }),
         }
     }
 
-    fn get(
-        &self,
-        shard: u16,
-        what: &'static str,
-        at: u64,
-        key: &[u8],
-    ) -> Result<Option<rocksdb::DBPinnableSlice<'_>>> {
-        self.db
-            .get_pinned(key)
-            .map_err(|error| read_error(shard, what, at, error))
+    fn get(&self, shard: u16, what: &'static str, at: u64, key: &[u8]) -> Result<Option<rocksdb::DBPinnableSlice<'_>>> {
+        self.db.get_pinned(key).map_err(|error| read_error(shard, what, at, error))
     }
 
     fn write(&self, writes: WriteBatch, sync: bool) -> Result<()> {
         let mut options = WriteOptions::default();
         options.set_sync(sync);
-        self.db
-            .write_opt(writes, &options)
-            .map_err(|error| Error::fatal("writing the Raft log", error))
+        self.db.write_opt(writes, &options).map_err(|error| Error::fatal("writing the Raft log", error))
     }
 }
 
@@ -241,10 +212,7 @@ impl RaftLog for RocksLog {
         }
         if writes.size_in_bytes() > LOG_WRITE_BYTES_MAX {
             let shard = batch.first().map_or(0, |append| append.shard);
-            return Err(Error::contract(
-                shard,
-                "more entries than one write may have",
-            ));
+            return Err(Error::contract(shard, "more entries than one write may have"));
         }
         self.write(writes, sync)?;
         let mut known = self.known();
@@ -273,11 +241,7 @@ impl RaftLog for RocksLog {
     fn entries(&self, shard: u16, low: u64, high: u64, bytes_max: u64) -> Result<Vec<Entry>> {
         let Bounds { cut, last, .. } = self.bounds(shard)?;
         if low <= cut || low >= high || high > last + 1 {
-            let reason = format!(
-                "entries {low}..{high} of a log that holds {}..{}",
-                cut + 1,
-                last + 1
-            );
+            let reason = format!("entries {low}..{high} of a log that holds {}..{}", cut + 1, last + 1);
             return Err(Error::contract(shard, reason));
         }
         let mut options = ReadOptions::default();
@@ -287,12 +251,9 @@ impl RaftLog for RocksLog {
         let mut entries = Vec::new();
         let mut bytes = 0;
         for index in low..high {
-            let Some((key, value)) = iter
-                .item()
-                .filter(|(key, _)| keys::log_entry_index(shard, key) == Some(index))
+            let Some((key, value)) = iter.item().filter(|(key, _)| keys::log_entry_index(shard, key) == Some(index))
             else {
-                iter.status()
-                    .map_err(|error| read_error(shard, "log entry", index, error))?;
+                iter.status().map_err(|error| read_error(shard, "log entry", index, error))?;
                 return Err(Error::damaged(shard, "log entry", index, "missing"));
             };
             let entry = value::decode_entry(key, index, Bytes::copy_from_slice(value))
@@ -313,18 +274,12 @@ impl RaftLog for RocksLog {
             return Ok(bounds.cut_term);
         }
         if index < bounds.cut || index > bounds.last {
-            return Err(Error::contract(
-                shard,
-                format!("the log does not hold entry {index}"),
-            ));
+            return Err(Error::contract(shard, format!("the log does not hold entry {index}")));
         }
         let key = keys::log_key(shard, LogKind::Entry, index);
         let damaged = |reason| Error::damaged(shard, "log entry", index, reason);
-        let bytes = self
-            .get(shard, "log entry", index, &key)?
-            .ok_or_else(|| damaged("missing"))?;
-        let entry =
-            value::decode_entry(&key, index, Bytes::copy_from_slice(&bytes)).map_err(damaged)?;
+        let bytes = self.get(shard, "log entry", index, &key)?.ok_or_else(|| damaged("missing"))?;
+        let entry = value::decode_entry(&key, index, Bytes::copy_from_slice(&bytes)).map_err(damaged)?;
         Ok(entry.term)
     }
 
@@ -334,20 +289,12 @@ impl RaftLog for RocksLog {
             return Ok(());
         }
         if to_index > INDEX_MAX {
-            return Err(Error::contract(
-                shard,
-                format!("{to_index} is beyond the greatest index"),
-            ));
+            return Err(Error::contract(shard, format!("{to_index} is beyond the greatest index")));
         }
         let mut writes = WriteBatch::default();
         let key = keys::log_key(shard, LogKind::Truncated, 0);
         writes.put(key, value::encode_position(&key, to_index, term));
-        delete_entries(
-            &mut writes,
-            shard,
-            bounds.cut + 1,
-            to_index.min(bounds.last),
-        );
+        delete_entries(&mut writes, shard, bounds.cut + 1, to_index.min(bounds.last));
         self.write(writes, false)?;
         let mut known = self.known();
         let bounds = known.entry(shard).or_insert(bounds);
@@ -367,45 +314,28 @@ impl RaftLog for RocksLog {
 }
 
 /// Adds to `writes` what `append` asks for. Returns the index of the shard's last entry after it.
-fn stage(
-    append: &ShardAppend<'_>,
-    bounds: Bounds,
-    writes: &mut WriteBatch,
-    value: &mut Vec<u8>,
-) -> Result<u64> {
+fn stage(append: &ShardAppend<'_>, bounds: Bounds, writes: &mut WriteBatch, value: &mut Vec<u8>) -> Result<u64> {
     let shard = append.shard;
     let mut last = bounds.last;
     if let Some(from) = append.truncate_suffix_from {
         if from <= bounds.cut {
-            return Err(Error::contract(
-                shard,
-                format!("entry {from} is cut off already"),
-            ));
+            return Err(Error::contract(shard, format!("entry {from} is cut off already")));
         }
         delete_entries(writes, shard, from, last);
         last = last.min(from - 1);
     }
     if let Some(first) = append.entries.first().map(|entry| entry.index) {
-        if first <= bounds.cut || first > last + 1 || last > INDEX_MAX - append.entries.len() as u64
-        {
-            let reason = format!(
-                "entry {first} appended to a log that holds {}..{}",
-                bounds.cut + 1,
-                last + 1
-            );
+        if first <= bounds.cut || first > last + 1 || last > INDEX_MAX - append.entries.len() as u64 {
+            let reason = format!("entry {first} appended to a log that holds {}..{}", bounds.cut + 1, last + 1);
             return Err(Error::contract(shard, reason));
         }
         for (offset, entry) in append.entries.iter().enumerate() {
             if entry.index != first + offset as u64 {
-                return Err(Error::contract(
-                    shard,
-                    format!("a gap before entry {}", entry.index),
-                ));
+                return Err(Error::contract(shard, format!("a gap before entry {}", entry.index)));
             }
             let key = keys::log_key(shard, LogKind::Entry, entry.index);
-            value::encode_entry(&key, entry, value).map_err(|reason| {
-                Error::contract(shard, format!("entry {}: {reason}", entry.index))
-            })?;
+            value::encode_entry(&key, entry, value)
+                .map_err(|reason| Error::contract(shard, format!("entry {}: {reason}", entry.index)))?;
             writes.put(key, &*value);
         }
         let new_last = first + append.entries.len() as u64 - 1;

@@ -3,8 +3,8 @@
 use crate::error::Error;
 use crate::limits;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Env, ErrorKind, LogLevel,
-    Options, WriteBufferManager,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Env, ErrorKind, LogLevel, Options,
+    WriteBufferManager,
 };
 use std::path::Path;
 
@@ -49,8 +49,7 @@ impl SharedRocks {
     /// # Errors
     /// `Fatal` if RocksDB cannot make its environment.
     pub fn new(options: &SharedOptions) -> Result<SharedRocks, Error> {
-        let mut env =
-            Env::new().map_err(|error| Error::fatal("making RocksDB's environment", error))?;
+        let mut env = Env::new().map_err(|error| Error::fatal("making RocksDB's environment", error))?;
         env.set_high_priority_background_threads(1);
         env.set_background_threads(1);
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
@@ -67,12 +66,7 @@ impl SharedRocks {
         // Records are written and deleted within minutes; a scan at start should not walk over the dead.
         scanned.add_compact_on_deletion_collector_factory(4_096, 2_048, 0.5);
         let looked_up = table_options(options, &cache, true);
-        Ok(SharedRocks {
-            database,
-            scanned,
-            looked_up,
-            memtables,
-        })
+        Ok(SharedRocks { database, scanned, looked_up, memtables })
     }
 
     /// Bytes of memtables of all state stores.
@@ -138,20 +132,14 @@ fn table_options(shared: &SharedOptions, cache: &Cache, point_reads: bool) -> Op
 
 /// An instance that cannot be opened: its operator must act.
 pub(super) fn open_error(path: &Path, error: rocksdb::Error) -> Error {
-    Error::Folder {
-        path: path.to_owned(),
-        reason: format!("RocksDB cannot open it: {error}"),
-    }
+    Error::Folder { path: path.to_owned(), reason: format!("RocksDB cannot open it: {error}") }
 }
 
 /// A failed read: damaged blocks are the replica's end, anything else is the disk's.
 pub(super) fn read_error(shard: u16, what: &'static str, at: u64, error: rocksdb::Error) -> Error {
     match error.kind() {
         ErrorKind::Corruption => Error::damaged(shard, what, at, error.to_string()),
-        _ => Error::Read {
-            what,
-            reason: error.to_string(),
-        },
+        _ => Error::Read { what, reason: error.to_string() },
     }
 }
 

@@ -24,11 +24,7 @@ const HEAD_BYTES: usize = 5;
 pub(super) type Decoded<T> = Result<T, &'static str>;
 
 /// Replaces `out` by the value of an entry. `Err` says why it cannot be stored.
-pub(super) fn encode_entry(
-    key: &[u8],
-    entry: &Entry,
-    out: &mut Vec<u8>,
-) -> Result<(), &'static str> {
+pub(super) fn encode_entry(key: &[u8], entry: &Entry, out: &mut Vec<u8>) -> Result<(), &'static str> {
     let kind = entry.get_entry_type();
     if kind == EntryType::EntryNormal && !entry.context.is_empty() {
         return Err("a normal entry has a context");
@@ -121,16 +117,8 @@ pub(super) fn decode_position(key: &[u8], bytes: &[u8]) -> Decoded<(u64, u64)> {
 }
 
 /// The value of a configuration; `Err` if it has too many members.
-pub(super) fn encode_conf_state(
-    key: &[u8],
-    conf_state: &ConfState,
-) -> Result<Vec<u8>, &'static str> {
-    let lists = [
-        &conf_state.voters,
-        &conf_state.learners,
-        &conf_state.voters_outgoing,
-        &conf_state.learners_next,
-    ];
+pub(super) fn encode_conf_state(key: &[u8], conf_state: &ConfState) -> Result<Vec<u8>, &'static str> {
+    let lists = [&conf_state.voters, &conf_state.learners, &conf_state.voters_outgoing, &conf_state.learners_next];
     let mut out = start(64);
     out.put_u8(u8::from(conf_state.auto_leave));
     for ids in lists {
@@ -154,10 +142,7 @@ pub(super) fn decode_conf_state(key: &[u8], bytes: &[u8]) -> Decoded<ConfState> 
     let mut list = || -> Decoded<Vec<u64>> {
         let number = take(&mut rest, 2)?;
         let number = usize::from(u16::from_be_bytes([number[0], number[1]]));
-        Ok(take(&mut rest, number * 8)?
-            .chunks_exact(8)
-            .map(be_u64)
-            .collect())
+        Ok(take(&mut rest, number * 8)?.chunks_exact(8).map(be_u64).collect())
     };
     let conf_state = ConfState {
         voters: list()?,
@@ -167,11 +152,7 @@ pub(super) fn decode_conf_state(key: &[u8], bytes: &[u8]) -> Decoded<ConfState> 
         auto_leave,
         ..ConfState::default()
     };
-    if rest.is_empty() {
-        Ok(conf_state)
-    } else {
-        Err("longer than it should be")
-    }
+    if rest.is_empty() { Ok(conf_state) } else { Err("longer than it should be") }
 }
 
 fn start(body_bytes: usize) -> Vec<u8> {

@@ -70,9 +70,7 @@ impl Kill {
 
 impl Hold {
     pub async fn run(self, client: &Client, out: &Output) -> Result<()> {
-        let hold = v1::Hold {
-            reason: self.reason,
-        };
+        let hold = v1::Hold { reason: self.reason };
         self.target.act(Action::Hold(hold), client, out).await
     }
 }
@@ -86,21 +84,15 @@ impl Release {
 
 impl Retry {
     pub async fn run(self, client: &Client, out: &Output) -> Result<()> {
-        let retry = v1::Retry {
-            attempts: self.attempts,
-        };
+        let retry = v1::Retry { attempts: self.attempts };
         self.target.act(Action::Retry(retry), client, out).await
     }
 }
 
 impl Priority {
     pub async fn run(self, client: &Client, out: &Output) -> Result<()> {
-        let priority = v1::SetPriority {
-            priority: self.priority,
-        };
-        self.target
-            .act(Action::Priority(priority), client, out)
-            .await
+        let priority = v1::SetPriority { priority: self.priority };
+        self.target.act(Action::Priority(priority), client, out).await
     }
 }
 
@@ -129,18 +121,11 @@ impl Target {
 
 fn show(reply: &ActReply, dry_run: bool) -> String {
     let changed = if dry_run { "would change" } else { "changed" };
-    let mut text = format!(
-        "{} jobs match, {} {changed}\n",
-        reply.matched, reply.changed
-    );
+    let mut text = format!("{} jobs match, {} {changed}\n", reply.matched, reply.changed);
     if !reply.refused.is_empty() {
         let mut table = Table::new(["JOBS", "EXAMPLE", "NOT CHANGED BECAUSE"]);
         for refusal in &reply.refused {
-            table.row([
-                refusal.jobs.to_string(),
-                refusal.example.to_string(),
-                refusal.reason.clone(),
-            ]);
+            table.row([refusal.jobs.to_string(), refusal.example.to_string(), refusal.reason.clone()]);
         }
         text += &table.render();
     }

@@ -55,9 +55,8 @@ fn nodes(cluster: &Cluster) -> String {
 }
 
 fn shards(cluster: &Cluster) -> String {
-    let mut table = Table::new([
-        "SHARD", "LEADER", "REPLICAS", "TERM", "COMMIT", "LAG", "LIVE", "READY", "LEASED", "ENDED",
-    ]);
+    let mut table =
+        Table::new(["SHARD", "LEADER", "REPLICAS", "TERM", "COMMIT", "LAG", "LIVE", "READY", "LEASED", "ENDED"]);
     for shard in &cluster.shards {
         let replicas: Vec<_> = shard.replicas.iter().map(u32::to_string).collect();
         table.row([
@@ -105,26 +104,12 @@ mod tests {
         let cluster = Cluster {
             cluster: "local".into(),
             node: 1,
-            nodes: vec![NodeView {
-                id: 2,
-                ..NodeView::default()
-            }],
-            shards: vec![ShardView {
-                shard: 3,
-                lag: 17,
-                ..ShardView::default()
-            }],
-            queues: vec![QueueView {
-                queue: "CERN".into(),
-                ready: 5,
-                ..QueueView::default()
-            }],
+            nodes: vec![NodeView { id: 2, ..NodeView::default() }],
+            shards: vec![ShardView { shard: 3, lag: 17, ..ShardView::default() }],
+            queues: vec![QueueView { queue: "CERN".into(), ready: 5, ..QueueView::default() }],
         };
         let text = show(&cluster);
-        let row = |start: &str| {
-            text.lines()
-                .find(|line| line.trim_start().starts_with(start))
-        };
+        let row = |start: &str| text.lines().find(|line| line.trim_start().starts_with(start));
         assert!(row("2 ").unwrap().contains("NO"));
         assert!(row("3 ").unwrap().contains("none") && row("3 ").unwrap().contains("17"));
         assert!(row("CERN").unwrap().contains('5'));

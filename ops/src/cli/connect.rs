@@ -28,11 +28,7 @@ pub async fn client(connect: &[String]) -> Result<Client> {
     if addresses.is_empty() {
         addresses = LocalAddress::read(&LocalAddress::path()?)?.addresses;
     }
-    let options = ClientOptions {
-        retry_budget: RETRY_BUDGET,
-        author: author(),
-        ..ClientOptions::default()
-    };
+    let options = ClientOptions { retry_budget: RETRY_BUDGET, author: author(), ..ClientOptions::default() };
     match Client::connect_with(addresses, options).await {
         Err(error @ moso_client::Error::Refused { .. }) => Err(Usage(error.to_string()).into()),
         result => Ok(result?),
@@ -45,9 +41,7 @@ pub fn author() -> String {
 }
 
 fn uid() -> Result<u32> {
-    Ok(std::fs::metadata("/proc/self")
-        .context("/proc is needed")?
-        .uid())
+    Ok(std::fs::metadata("/proc/self").context("/proc is needed")?.uid())
 }
 
 impl LocalAddress {
@@ -69,8 +63,8 @@ impl LocalAddress {
             return Err(NoCluster(format!("{} is not ours; {help}", path.display())).into());
         }
         let text = std::fs::read(path).with_context(|| path.display().to_string())?;
-        let local: LocalAddress = serde_json::from_slice(&text)
-            .map_err(|_| NoCluster(format!("{} is damaged; {help}", path.display())))?;
+        let local: LocalAddress =
+            serde_json::from_slice(&text).map_err(|_| NoCluster(format!("{} is damaged; {help}", path.display())))?;
         if !Path::new("/proc").join(local.pid.to_string()).exists() {
             return Err(NoCluster(format!("the local cluster has ended; {help}")).into());
         }
@@ -99,20 +93,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("moso.json");
         assert!(LocalAddress::read(&path).unwrap_err().is::<NoCluster>());
-        let local = LocalAddress {
-            pid: std::process::id(),
-            addresses: vec!["127.0.0.1:1".into()],
-        };
+        let local = LocalAddress { pid: std::process::id(), addresses: vec!["127.0.0.1:1".into()] };
         local.write(&path).unwrap();
         local.write(&path).unwrap();
         assert_eq!(LocalAddress::read(&path).unwrap(), local);
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
 
         // No process has this number: it is above the kernel's limit.
-        let ended = LocalAddress {
-            pid: u32::MAX,
-            ..local
-        };
+        let ended = LocalAddress { pid: u32::MAX, ..local };
         ended.write(&path).unwrap();
         let error = LocalAddress::read(&path).unwrap_err();
         assert!(error.is::<NoCluster>() && error.to_string().contains("moso up"));

@@ -32,10 +32,7 @@ pub fn code(error: &anyhow::Error) -> u8 {
     }
     match error.downcast_ref::<Error>() {
         Some(Error::Unreachable { .. }) => UNREACHABLE,
-        Some(Error::Refused {
-            code: Code::NotFound,
-            ..
-        }) => NOT_FOUND,
+        Some(Error::Refused { code: Code::NotFound, .. }) => NOT_FOUND,
         _ => FAILED,
     }
 }
@@ -54,9 +51,7 @@ pub fn explain(error: &anyhow::Error) -> String {
 
 /// The reader of our output has gone.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
@@ -66,18 +61,12 @@ mod tests {
     #[test]
     fn codes_tell_errors_apart_under_their_context() {
         let refused = |code| {
-            let error = Error::Refused {
-                code,
-                message: "no".into(),
-            };
+            let error = Error::Refused { code, message: "no".into() };
             anyhow::Error::new(error).context("while asking")
         };
         assert_eq!(code(&refused(Code::NotFound)), NOT_FOUND);
         assert_eq!(code(&refused(Code::Invalid)), FAILED);
-        let unreachable = Error::Unreachable {
-            addresses: "a:1".into(),
-            reason: "refused".into(),
-        };
+        let unreachable = Error::Unreachable { addresses: "a:1".into(), reason: "refused".into() };
         let unreachable = anyhow::Error::new(unreachable);
         assert_eq!(code(&unreachable), UNREACHABLE);
         assert!(explain(&unreachable).contains("moso up"));

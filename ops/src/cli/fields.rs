@@ -8,10 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// Sets fields. Lengths of time are taken for fields in ms or s; lists are separated by commas.
-pub fn assign<T: Serialize + DeserializeOwned>(
-    object: &T,
-    assignments: &[(String, String)],
-) -> Result<T> {
+pub fn assign<T: Serialize + DeserializeOwned>(object: &T, assignments: &[(String, String)]) -> Result<T> {
     let Value::Object(mut fields) = serde_json::to_value(object)? else {
         unreachable!("objects of the cluster are JSON objects");
     };
@@ -27,24 +24,17 @@ fn parse(fields: &Map<String, Value>, key: &str, text: &str) -> Result<Value, St
     match fields.get(key) {
         None => {
             let known: Vec<_> = fields.keys().map(String::as_str).collect();
-            Err(format!(
-                "no field is named {key:?}; there are {}",
-                known.join(", ")
-            ))
+            Err(format!("no field is named {key:?}; there are {}", known.join(", ")))
         }
         Some(Value::String(_)) => Ok(text.into()),
-        Some(Value::Bool(_)) => text
-            .parse::<bool>()
-            .map(Value::from)
-            .map_err(|_| bad("write true or false")),
+        Some(Value::Bool(_)) => text.parse::<bool>().map(Value::from).map_err(|_| bad("write true or false")),
         Some(Value::Array(_)) => {
             let items = text.split(',').filter(|item| !item.is_empty());
             Ok(items.map(Value::from).collect())
         }
-        Some(Value::Number(number)) if number.is_f64() => text
-            .parse::<f64>()
-            .map(Value::from)
-            .map_err(|_| bad("write a number")),
+        Some(Value::Number(number)) if number.is_f64() => {
+            text.parse::<f64>().map(Value::from).map_err(|_| bad("write a number"))
+        }
         Some(_) => {
             let number = match (text.parse::<u64>(), duration(text)) {
                 (Ok(number), _) => Some(number),
@@ -63,28 +53,16 @@ mod tests {
     use moso_proto::object::{Queue, QueueState, Share};
 
     fn set<T: Serialize + DeserializeOwned + Default>(words: &[&str]) -> Result<T> {
-        let assignments: Vec<_> = words
-            .iter()
-            .map(|word| crate::cli::input::assignment(word).unwrap())
-            .collect();
+        let assignments: Vec<_> = words.iter().map(|word| crate::cli::input::assignment(word).unwrap()).collect();
         assign(&T::default(), &assignments)
     }
 
     #[test]
     fn fields_are_typed_by_the_object() {
-        let queue: Queue = set(&[
-            "state=paused",
-            "lease_ttl_ms=2m",
-            "max_wall_time_s=1d",
-            "max_running=7",
-            "tags=gpu,big",
-        ])
-        .unwrap();
+        let queue: Queue =
+            set(&["state=paused", "lease_ttl_ms=2m", "max_wall_time_s=1d", "max_running=7", "tags=gpu,big"]).unwrap();
         assert_eq!(queue.state, QueueState::Paused);
-        assert_eq!(
-            (queue.lease_ttl_ms, queue.max_wall_time_s),
-            (120_000, 86_400)
-        );
+        assert_eq!((queue.lease_ttl_ms, queue.max_wall_time_s), (120_000, 86_400));
         assert_eq!((queue.max_running, queue.tags.len()), (7, 2));
         assert_eq!(set::<Share>(&["target=2.5"]).unwrap().target, 2.5);
     }

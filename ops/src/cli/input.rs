@@ -33,12 +33,8 @@ pub fn mebibytes(text: &str) -> Result<u32, String> {
         Some((end, 'T' | 't')) => (&text[..end], 1024 * 1024),
         _ => (text, 1),
     };
-    let number: u32 = digits
-        .parse()
-        .map_err(|_| "write 500M, 2G, 1T, or a number of MiB".to_owned())?;
-    number
-        .checked_mul(factor)
-        .ok_or_else(|| "too large".to_owned())
+    let number: u32 = digits.parse().map_err(|_| "write 500M, 2G, 1T, or a number of MiB".to_owned())?;
+    number.checked_mul(factor).ok_or_else(|| "too large".to_owned())
 }
 
 /// A point in time: after a length of time from now, or a date such as `2030-01-31T12:00:00Z`. Gives Unix ms.
@@ -48,9 +44,7 @@ pub fn moment(text: &str) -> Result<u64, String> {
     }
     let time = humantime::parse_rfc3339_weak(text)
         .map_err(|_| "write a wait (10m, 2h) or a time in UTC (2030-01-31T12:00:00Z)".to_owned())?;
-    time.duration_since(std::time::UNIX_EPOCH)
-        .map(|time| time.as_millis() as u64)
-        .map_err(|_| "before 1970".to_owned())
+    time.duration_since(std::time::UNIX_EPOCH).map(|time| time.as_millis() as u64).map_err(|_| "before 1970".to_owned())
 }
 
 /// `NAME=VALUE`.

@@ -95,10 +95,8 @@ impl Jobs {
         }
         let rows: Vec<_> = jobs.iter().map(to_json).collect();
         out.show(&rows, |_| {
-            let mut table = Table::new([
-                "JOB", "TASK", "STATE", "QUEUE", "OWNER", "PRIO", "TRY", "SINCE", "WORKER",
-                "REASON",
-            ]);
+            let mut table =
+                Table::new(["JOB", "TASK", "STATE", "QUEUE", "OWNER", "PRIO", "TRY", "SINCE", "WORKER", "REASON"]);
             for job in &jobs {
                 table.row([
                     job.job_id.to_string(),
@@ -145,18 +143,12 @@ impl Jobs {
 fn count(jobs: &[JobView], more: bool, out: &Output) -> Result<()> {
     let mut counts: Vec<(JobState, usize)> = JobState::ALL.map(|state| (state, 0)).to_vec();
     for job in jobs {
-        if let Some((_, count)) = counts
-            .iter_mut()
-            .find(|(state, _)| state.name() == job.state)
-        {
+        if let Some((_, count)) = counts.iter_mut().find(|(state, _)| state.name() == job.state) {
             *count += 1;
         }
     }
     counts.retain(|(_, count)| *count > 0);
-    let rows: Vec<_> = counts
-        .iter()
-        .map(|(state, jobs)| json!({ "state": state, "jobs": jobs }))
-        .collect();
+    let rows: Vec<_> = counts.iter().map(|(state, jobs)| json!({ "state": state, "jobs": jobs })).collect();
     out.show(&rows, |_| {
         let mut table = Table::new(["STATE", "JOBS"]);
         for (state, jobs) in &counts {
@@ -189,23 +181,13 @@ fn explain(explanation: &Explanation) -> String {
         let passed = if gate.passed { "pass" } else { "STOP" };
         table.row([gate.name.clone(), passed.into(), gate.detail.clone()]);
     }
-    format!(
-        "job {} is {}: {}\n\n{}",
-        explanation.job_id,
-        explanation.state,
-        explanation.verdict,
-        table.render()
-    )
+    format!("job {} is {}: {}\n\n{}", explanation.job_id, explanation.state, explanation.verdict, table.render())
 }
 
 /// The job's JSON, with output and body as text: bytes would be lists of numbers.
 fn to_json(job: &JobView) -> Value {
     let lossy = |bytes: &Bytes| Value::from(String::from_utf8_lossy(bytes));
-    let mut value = json!(JobView {
-        output: Bytes::new(),
-        body: Bytes::new(),
-        ..job.clone()
-    });
+    let mut value = json!(JobView { output: Bytes::new(), body: Bytes::new(), ..job.clone() });
     value["output"] = lossy(&job.output);
     value["body"] = lossy(&job.body);
     value
@@ -229,10 +211,7 @@ fn show(job: &JobView) -> String {
         ("task", job.task_id.to_string()),
         ("state", job.state.clone()),
         ("reason", job.reason.clone()),
-        (
-            "attempt",
-            format!("{} of {}", job.attempt, job.max_attempts),
-        ),
+        ("attempt", format!("{} of {}", job.attempt, job.max_attempts)),
         ("queue", job.queue.clone()),
         ("owner", job.owner.clone()),
         ("group", job.group.clone()),
@@ -253,10 +232,7 @@ fn show(job: &JobView) -> String {
         ("exit code", exit_code(job)),
     ]);
     for error in &job.errors {
-        shown += &format!(
-            "error      {} {}: {}\n",
-            error.source, error.code, error.text
-        );
+        shown += &format!("error      {} {}: {}\n", error.source, error.code, error.text);
     }
     if !job.log.is_empty() {
         let mut table = Table::new(["TIME", "STATE", "TRY", "BY", "REASON"]);
@@ -340,22 +316,10 @@ mod tests {
             exit_code: 2,
             started_ms: 1_000,
             ended_ms: 61_000,
-            needs: Some(Needs {
-                cores: 8,
-                tags: vec!["gpu".into()],
-                ..Needs::default()
-            }),
-            errors: vec![ErrorPair {
-                source: "exe".into(),
-                code: 2,
-                text: "exit code 2".into(),
-            }],
+            needs: Some(Needs { cores: 8, tags: vec!["gpu".into()], ..Needs::default() }),
+            errors: vec![ErrorPair { source: "exe".into(), code: 2, text: "exit code 2".into() }],
             output: Bytes::from_static(b"no such file\xff\n"),
-            log: vec![StatusChange {
-                state: "failed".into(),
-                who: "worker".into(),
-                ..StatusChange::default()
-            }],
+            log: vec![StatusChange { state: "failed".into(), who: "worker".into(), ..StatusChange::default() }],
             ..JobView::default()
         }
     }
@@ -363,14 +327,7 @@ mod tests {
     #[test]
     fn a_job_is_shown_with_its_error_log_and_output() {
         let shown = show(&job());
-        for part in [
-            "3 of 3",
-            "8 cores, tags gpu",
-            "1m",
-            "exe 2: exit code 2",
-            "worker",
-            "no such file",
-        ] {
+        for part in ["3 of 3", "8 cores, tags gpu", "1m", "exe 2: exit code 2", "worker", "no such file"] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
         assert!(!shown.contains("depends on"));

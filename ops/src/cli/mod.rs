@@ -30,13 +30,7 @@ use output::{Format, Output};
 #[command(name = "moso", version, max_term_width = 100)]
 pub struct Args {
     /// Nodes to ask, host:port,host:port,…; the others are found. Default: the local cluster of `moso up`.
-    #[arg(
-        long,
-        global = true,
-        env = "MOSO_CONNECT",
-        value_delimiter = ',',
-        value_name = "HOST:PORT"
-    )]
+    #[arg(long, global = true, env = "MOSO_CONNECT", value_delimiter = ',', value_name = "HOST:PORT")]
     connect: Vec<String>,
     /// How results are printed.
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Text)]

@@ -10,11 +10,7 @@ use serde::de::DeserializeOwned;
 const CHANGES_MAX: u32 = 5;
 
 /// The object, or `None` when there is none.
-pub async fn find<T: DeserializeOwned>(
-    client: &Client,
-    kind: &str,
-    name: &str,
-) -> Result<Option<(T, u64)>> {
+pub async fn find<T: DeserializeOwned>(client: &Client, kind: &str, name: &str) -> Result<Option<(T, u64)>> {
     match client.get_object(kind, name).await {
         // A deleted object's JSON is empty.
         Ok(object) if object.json.is_empty() => Ok(None),
@@ -28,8 +24,7 @@ pub async fn find<T: DeserializeOwned>(
 pub async fn list<T: DeserializeOwned>(client: &Client, kind: &str) -> Result<Vec<(String, T)>> {
     let objects = client.list_objects(kind).await?;
     let live = objects.iter().filter(|object| !object.json.is_empty());
-    live.map(|object| Ok((object.name.clone(), parse(object)?)))
-        .collect()
+    live.map(|object| Ok((object.name.clone(), parse(object)?))).collect()
 }
 
 /// Changes an object, or makes it from its default if it may be made. A change by another in between is kept.
@@ -61,18 +56,10 @@ where
 
 /// The error for an object that does not exist.
 pub fn missing(kind: &str, name: &str) -> anyhow::Error {
-    Error::Refused {
-        code: Code::NotFound,
-        message: format!("no {kind} is named {name:?}"),
-    }
-    .into()
+    Error::Refused { code: Code::NotFound, message: format!("no {kind} is named {name:?}") }.into()
 }
 
 fn parse<T: DeserializeOwned>(object: &Object) -> Result<T> {
-    serde_json::from_str(&object.json).with_context(|| {
-        format!(
-            "the {} {:?} was written by another version of moso",
-            object.kind, object.name
-        )
-    })
+    serde_json::from_str(&object.json)
+        .with_context(|| format!("the {} {:?} was written by another version of moso", object.kind, object.name))
 }

@@ -66,10 +66,7 @@ pub struct Table {
 
 impl Table {
     pub fn new<const N: usize>(headings: [&str; N]) -> Self {
-        Table {
-            rows: vec![headings.map(str::to_owned).to_vec()],
-            columns: N,
-        }
+        Table { rows: vec![headings.map(str::to_owned).to_vec()], columns: N }
     }
 
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
@@ -108,8 +105,7 @@ impl Table {
         self.rows.len() > 1
             && cells.all(|cell| {
                 let cell = cell.strip_prefix('-').unwrap_or(cell);
-                cell.is_empty()
-                    || (cell.starts_with(|c: char| c.is_ascii_digit()) && !cell.contains(':'))
+                cell.is_empty() || (cell.starts_with(|c: char| c.is_ascii_digit()) && !cell.contains(':'))
             })
     }
 }
@@ -118,9 +114,7 @@ impl Table {
 pub fn fields<const N: usize>(rows: [(&str, String); N]) -> String {
     let shown = rows.iter().filter(|(_, value)| !value.is_empty());
     let width = shown.clone().map(|(name, _)| name.len()).max().unwrap_or(0);
-    shown
-        .map(|(name, value)| format!("{name:width$}  {value}\n"))
-        .collect()
+    shown.map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
 }
 
 #[cfg(test)]
@@ -150,19 +144,12 @@ CERN            7
         let mut table = Table::new(["NODE", "API"]);
         table.row(["1".into(), "127.0.0.1:1".into()]);
         table.row(["10".into(), "127.0.0.1:10001".into()]);
-        assert_eq!(
-            table.render(),
-            "NODE  API\n   1  127.0.0.1:1\n  10  127.0.0.1:10001\n"
-        );
+        assert_eq!(table.render(), "NODE  API\n   1  127.0.0.1:1\n  10  127.0.0.1:10001\n");
     }
 
     #[test]
     fn empty_fields_are_left_out() {
-        let text = fields([
-            ("state", "done".into()),
-            ("reason", String::new()),
-            ("id", "7".into()),
-        ]);
+        let text = fields([("state", "done".into()), ("reason", String::new()), ("id", "7".into())]);
         assert_eq!(text, "state  done\nid     7\n");
     }
 }

@@ -34,11 +34,7 @@ impl Share {
         let shares = object::list::<types::Share>(client, kind::SHARE).await?;
         let sum: f64 = shares.iter().map(|(_, share)| share.target).sum();
         let part = |share: &types::Share| {
-            if sum > 0.0 {
-                share.target / sum * 100.0
-            } else {
-                0.0
-            }
+            if sum > 0.0 { share.target / sum * 100.0 } else { 0.0 }
         };
         let rows: Vec<_> = shares
             .iter()
@@ -159,16 +155,7 @@ impl Timeouts {
 
     /// Changes the row it names, or puts a new one on top.
     fn apply(&self, table: &mut types::Timeouts) {
-        let Timeouts::Set {
-            state,
-            limit,
-            label,
-            queue,
-            since,
-            action,
-            code,
-        } = self
-        else {
+        let Timeouts::Set { state, limit, label, queue, since, action, code } = self else {
             return;
         };
         let since = match since {
@@ -205,9 +192,7 @@ impl Timeouts {
 }
 
 fn render(timeouts: &types::Timeouts) -> String {
-    let mut table = Table::new([
-        "STATE", "LABEL", "QUEUE", "LIMIT", "SINCE", "ACTION", "CODE",
-    ]);
+    let mut table = Table::new(["STATE", "LABEL", "QUEUE", "LIMIT", "SINCE", "ACTION", "CODE"]);
     for row in &timeouts.rows {
         let limit = match row.limit_s {
             0 => "none".to_owned(),
@@ -249,18 +234,11 @@ mod tests {
         let rows = table.rows.len();
         set("user", 1).apply(&mut table);
         assert_eq!(table.rows.len(), rows);
-        let row = table
-            .rows
-            .iter()
-            .find(|row| row.state == JobState::Activated && row.label == "user")
-            .unwrap();
+        let row = table.rows.iter().find(|row| row.state == JobState::Activated && row.label == "user").unwrap();
         assert_eq!((row.limit_s, row.code), (3600, 51));
         set("test", 2).apply(&mut table);
         assert_eq!(table.rows.len(), rows + 1);
-        assert_eq!(
-            (table.rows[0].label.as_str(), table.rows[0].limit_s),
-            ("test", 7200)
-        );
+        assert_eq!((table.rows[0].label.as_str(), table.rows[0].limit_s), ("test", 7200));
         assert!(render(&table).contains("2h"));
     }
 }

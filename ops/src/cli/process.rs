@@ -85,8 +85,7 @@ impl Group {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
         let status = status.unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-            .unwrap_or(0)
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     }
 
     /// CPU time used, readable until the process is reaped.
@@ -198,14 +197,7 @@ pub async fn run(
     };
     // A process that has left the group may keep the pipe open.
     let _ = tokio::time::timeout(DRAIN, rest).await;
-    Ok(Ended {
-        cause,
-        exit_code,
-        signal,
-        output: tail.take(),
-        cpu,
-        memory_peak_kib,
-    })
+    Ok(Ended { cause, exit_code, signal, output: tail.take(), cpu, memory_peak_kib })
 }
 
 fn grace(stop: Stop) -> Duration {
@@ -219,9 +211,10 @@ fn grace(stop: Stop) -> Duration {
 fn spawn(command: &Command, env: &[(&str, String)]) -> io::Result<(Group, pipe::Receiver)> {
     let (printed, output) = io::pipe()?;
     let printed = pipe::Receiver::from_owned_fd(OwnedFd::from(printed))?;
-    let (program, args) = command.argv.split_first().ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidInput, "the command names no program")
-    })?;
+    let (program, args) = command
+        .argv
+        .split_first()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command names no program"))?;
     let mut process = std::process::Command::new(program);
     process
         .args(args)

@@ -105,13 +105,7 @@ impl Queue {
     }
 }
 
-async fn set_state(
-    client: &Client,
-    name: &str,
-    state: QueueState,
-    until_ms: u64,
-    reason: &str,
-) -> Result<Object> {
+async fn set_state(client: &Client, name: &str, state: QueueState, until_ms: u64, reason: &str) -> Result<Object> {
     object::change(client, QUEUE, name, false, |queue: &mut Object| {
         queue.state = state;
         queue.until_ms = until_ms;
@@ -127,24 +121,11 @@ async fn list(client: &Client, out: &Output) -> Result<()> {
     let row = |(name, queue)| {
         let count = counts.iter().find(|count| count.queue == name);
         let count = count.cloned().unwrap_or_default();
-        Row {
-            name,
-            queue,
-            ready: count.ready,
-            leased: count.leased,
-            waiting_workers: count.waiting_workers,
-        }
+        Row { name, queue, ready: count.ready, leased: count.leased, waiting_workers: count.waiting_workers }
     };
     let rows: Vec<Row> = queues.into_iter().map(row).collect();
     out.show(&rows, |rows| {
-        let mut table = Table::new([
-            "QUEUE",
-            "STATE",
-            "READY",
-            "LEASED",
-            "WAITING WORKERS",
-            "REASON",
-        ]);
+        let mut table = Table::new(["QUEUE", "STATE", "READY", "LEASED", "WAITING WORKERS", "REASON"]);
         for row in rows {
             table.row([
                 row.name.clone(),
@@ -169,10 +150,7 @@ fn show(name: &str, queue: &Object) -> String {
         ("heartbeat", text::span_ms(queue.heartbeat_ms.into())),
         ("max running", text::some(queue.max_running)),
         ("max memory (MiB)", text::some(queue.max_memory_mib.into())),
-        (
-            "max wall time",
-            text::span_ms(u64::from(queue.max_wall_time_s) * 1_000),
-        ),
+        ("max wall time", text::span_ms(u64::from(queue.max_wall_time_s) * 1_000)),
         ("tags", queue.tags.join(", ")),
     ])
 }

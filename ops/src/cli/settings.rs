@@ -31,9 +31,7 @@ impl Settings {
                 let schema = schema(&name)?;
                 check(schema, value)?;
                 let setting = Setting { value };
-                client
-                    .put_object(SETTING, schema.name, &setting, None)
-                    .await?;
+                client.put_object(SETTING, schema.name, &setting, None).await?;
                 get(client, out, schema).await
             }
             Settings::History { name } => history(client, out, schema(&name)?).await,
@@ -44,22 +42,12 @@ impl Settings {
 fn schema(name: &str) -> Result<&'static Schema> {
     setting::find(name).ok_or_else(|| {
         let names: Vec<_> = setting::ALL.iter().map(|schema| schema.name).collect();
-        Usage(format!(
-            "no setting is named {name:?}; there are {}",
-            names.join(", ")
-        ))
-        .into()
+        Usage(format!("no setting is named {name:?}; there are {}", names.join(", "))).into()
     })
 }
 
 fn check(schema: &Schema, value: u64) -> Result<()> {
-    let Schema {
-        name,
-        unit,
-        min,
-        max,
-        ..
-    } = schema;
+    let Schema { name, unit, min, max, .. } = schema;
     match (*min..=*max).contains(&value) {
         true => Ok(()),
         false => Err(Usage(format!("{name} is {min} to {max} {unit}, not {value}")).into()),
@@ -140,18 +128,10 @@ mod tests {
 
     #[test]
     fn names_and_ranges_are_checked_before_anything_is_sent() {
-        assert!(
-            schema("no_such")
-                .unwrap_err()
-                .to_string()
-                .contains("archive_days")
-        );
+        assert!(schema("no_such").unwrap_err().to_string().contains("archive_days"));
         let days = schema("archive_days").unwrap();
         assert!(check(days, days.max).is_ok());
         let error = check(days, days.max + 1).unwrap_err();
-        assert!(
-            error.is::<Usage>() && error.to_string().contains("days"),
-            "{error}"
-        );
+        assert!(error.is::<Usage>() && error.to_string().contains("days"), "{error}");
     }
 }

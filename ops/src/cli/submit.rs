@@ -53,12 +53,7 @@ pub struct Submit {
     #[arg(long, value_parser = input::seconds, value_name = "TIME")]
     wall_time: Option<u32>,
     /// PanDA's resource type, as SCORE or MCORE.
-    #[arg(
-        long,
-        default_value = "",
-        hide_default_value = true,
-        value_name = "TYPE"
-    )]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TYPE")]
     resource_type: String,
     /// Tag that the worker must offer; may be given again.
     #[arg(long = "tag")]
@@ -108,9 +103,7 @@ impl Submit {
         }
         out.note(reply.task_id.to_string())?;
         let task = follow(client, reply.task_id).await?;
-        out.show(&task, |task| {
-            format!("{}: {}", task.state, tasks::counts(task))
-        })?;
+        out.show(&task, |task| format!("{}: {}", task.state, tasks::counts(task)))?;
         match task.state == TaskState::Done.name() {
             true => Ok(()),
             false => bail!("not all jobs of task {} finished", task.task_id),
@@ -122,8 +115,9 @@ impl Submit {
         let retry = RetryPolicy {
             max_attempts: self.max_attempts.unwrap_or(0),
             backoff_initial_ms: match self.retry_wait {
-                Some(wait) => u32::try_from(wait.as_millis())
-                    .map_err(|_| Usage("--retry-wait is at most 49 days".into()))?,
+                Some(wait) => {
+                    u32::try_from(wait.as_millis()).map_err(|_| Usage("--retry-wait is at most 49 days".into()))?
+                }
                 None => 0,
             },
             ..RetryPolicy::default()
@@ -160,23 +154,18 @@ impl Submit {
             return Ok((body_type.clone(), body.into()));
         }
         if self.argv.is_empty() {
-            return Err(
-                Usage("give a command after --, or --body-file and --body-type".into()).into(),
-            );
+            return Err(Usage("give a command after --, or --body-file and --body-type".into()).into());
         }
-        let command = Command {
-            argv: self.argv.clone(),
-            env: self.env.iter().cloned().collect(),
-            cwd: self.cwd.clone(),
-        };
+        let command =
+            Command { argv: self.argv.clone(), env: self.env.iter().cloned().collect(), cwd: self.cwd.clone() };
         Ok((Command::BODY_TYPE.into(), command.encode()))
     }
 }
 
 /// Shows a bar until the task has ended.
 async fn follow(client: &Client, id: u64) -> Result<TaskView> {
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {elapsed} {msg}")
-        .expect("the template is well formed");
+    let style =
+        ProgressStyle::with_template("{bar:40} {pos}/{len} {elapsed} {msg}").expect("the template is well formed");
     let bar = ProgressBar::new(0).with_style(style);
     let mut views = client.watch_task(id);
     let mut last = None;

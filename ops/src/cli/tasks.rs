@@ -58,10 +58,8 @@ impl Tasks {
 }
 
 fn list(tasks: &[TaskView]) -> String {
-    let mut table = Table::new([
-        "TASK", "NAME", "STATE", "QUEUE", "OWNER", "JOBS", "FINISHED", "FAILED", "RUNNING",
-        "CREATED",
-    ]);
+    let mut table =
+        Table::new(["TASK", "NAME", "STATE", "QUEUE", "OWNER", "JOBS", "FINISHED", "FAILED", "RUNNING", "CREATED"]);
     for task in tasks {
         table.row([
             task.task_id.to_string(),
@@ -71,10 +69,7 @@ fn list(tasks: &[TaskView]) -> String {
             task.owner.clone(),
             task.jobs.to_string(),
             count(task, |state| state == JobState::Finished).to_string(),
-            count(task, |state| {
-                state.is_final() && state != JobState::Finished
-            })
-            .to_string(),
+            count(task, |state| state.is_final() && state != JobState::Finished).to_string(),
             count(task, JobState::is_leased).to_string(),
             text::time(task.created_ms),
         ]);
@@ -127,32 +122,17 @@ mod tests {
 
     #[test]
     fn jobs_are_counted_by_what_they_do() {
-        let states = [
-            ("finished", 5),
-            ("failed", 2),
-            ("closed", 1),
-            ("sent", 3),
-            ("running", 4),
-            ("waiting", 0),
-        ];
+        let states = [("finished", 5), ("failed", 2), ("closed", 1), ("sent", 3), ("running", 4), ("waiting", 0)];
         let task = TaskView {
             task_id: 9,
             first_job_id: 10,
             jobs: 15,
-            counts: states
-                .map(|(state, jobs)| StateCount {
-                    state: state.into(),
-                    jobs,
-                })
-                .to_vec(),
+            counts: states.map(|(state, jobs)| StateCount { state: state.into(), jobs }).to_vec(),
             ..TaskView::default()
         };
         assert_eq!(count(&task, JobState::is_leased), 7);
         assert_eq!(count(&task, JobState::is_final), 8);
-        assert_eq!(
-            counts(&task),
-            "5 finished, 2 failed, 1 closed, 3 sent, 4 running"
-        );
+        assert_eq!(counts(&task), "5 finished, 2 failed, 1 closed, 3 sent, 4 running");
         assert!(show(&task).contains("10 to 24"));
         assert!(list(&[task]).lines().nth(1).unwrap().contains("15"));
     }

@@ -55,26 +55,11 @@ fn documented_lines_are_taken() {
 fn wrong_lines_are_refused() {
     for (line, kind) in [
         ("submit -- true", ErrorKind::MissingRequiredArgument),
-        (
-            "submit --queue Q --count 0 -- true",
-            ErrorKind::ValueValidation,
-        ),
-        (
-            "submit --queue Q --priority 10001 -- true",
-            ErrorKind::ValueValidation,
-        ),
-        (
-            "submit --queue Q --wall-time 10 -- true",
-            ErrorKind::ValueValidation,
-        ),
-        (
-            "submit --queue Q --body-file f",
-            ErrorKind::MissingRequiredArgument,
-        ),
-        (
-            "submit --queue Q --body-file f --body-type t -- true",
-            ErrorKind::ArgumentConflict,
-        ),
+        ("submit --queue Q --count 0 -- true", ErrorKind::ValueValidation),
+        ("submit --queue Q --priority 10001 -- true", ErrorKind::ValueValidation),
+        ("submit --queue Q --wall-time 10 -- true", ErrorKind::ValueValidation),
+        ("submit --queue Q --body-file f", ErrorKind::MissingRequiredArgument),
+        ("submit --queue Q --body-file f --body-type t -- true", ErrorKind::ArgumentConflict),
         ("jobs --state ready", ErrorKind::ValueValidation),
         ("job seven", ErrorKind::ValueValidation),
         ("queue set Q", ErrorKind::MissingRequiredArgument),

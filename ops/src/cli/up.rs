@@ -29,30 +29,19 @@ pub struct Up {
 impl Up {
     pub async fn run(self, out: &Output) -> Result<()> {
         // Before the nodes start, so that no Ctrl-C leaves them behind.
-        let mut ends = [
-            SignalKind::interrupt(),
-            SignalKind::terminate(),
-            SignalKind::hangup(),
-        ]
-        .into_iter()
-        .map(signal)
-        .collect::<std::io::Result<Vec<_>>>()?;
-        let options = LocalOptions {
-            nodes: self.nodes,
-            shards: self.shards,
-            data: self.data,
-            ..LocalOptions::default()
-        };
+        let mut ends = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+            .into_iter()
+            .map(signal)
+            .collect::<std::io::Result<Vec<_>>>()?;
+        let options =
+            LocalOptions { nodes: self.nodes, shards: self.shards, data: self.data, ..LocalOptions::default() };
         let start = LocalCluster::start(options);
         let mut cluster = tokio::select! {
             cluster = start => cluster?,
             () = any(&mut ends) => return Ok(()),
         };
         let path = LocalAddress::path()?;
-        let local = LocalAddress {
-            pid: std::process::id(),
-            addresses: cluster.addrs(),
-        };
+        let local = LocalAddress { pid: std::process::id(), addresses: cluster.addrs() };
         local.write(&path)?;
         let result = watch(&mut cluster, &mut ends, out).await;
         // Another `moso up` may have written its own meanwhile.

@@ -58,10 +58,8 @@ impl WorkerArgs {
             tags: self.tags,
             ..LeaseRequest::default()
         };
-        let worker = Worker::new(client)
-            .name(format!("{name}:{}", std::process::id()))
-            .slots(self.slots as usize)
-            .offer(offer);
+        let worker =
+            Worker::new(client).name(format!("{name}:{}", std::process::id())).slots(self.slots as usize).offer(offer);
         let worker = self.queues.into_iter().fold(worker, Worker::queue);
         let signals = tokio::spawn(end_on_signals(worker.handle())?);
         let report = worker.run(run_job).await;
@@ -109,10 +107,7 @@ fn end_on_signals(handle: WorkerHandle) -> Result<impl Future<Output = ()> + Sen
 
 async fn run_job(job: Job) -> JobOutcome {
     if job.body_type != Command::BODY_TYPE {
-        let text = format!(
-            "this worker runs commands, not bodies of type {:?}",
-            job.body_type
-        );
+        let text = format!("this worker runs commands, not bodies of type {:?}", job.body_type);
         return JobOutcome::failed("worker", ERROR_NOT_RUN, text).no_retry();
     }
     let command = match Command::decode(&job.body) {
@@ -130,12 +125,7 @@ async fn run_job(job: Job) -> JobOutcome {
     match process::run(&command, &env, job.wall_time, job.stopped()).await {
         Ok(ended) => {
             let outcome = outcome(&ended);
-            eprintln!(
-                "job {} attempt {}: {}",
-                job.id,
-                job.attempt,
-                summary(&ended)
-            );
+            eprintln!("job {} attempt {}: {}", job.id, job.attempt, summary(&ended));
             outcome
         }
         Err(error) => {
@@ -149,22 +139,16 @@ async fn run_job(job: Job) -> JobOutcome {
 fn outcome(ended: &Ended) -> JobOutcome {
     let outcome = match ended.cause {
         // Asked to end, it has: what it did counts.
-        Cause::Exited | Cause::Stopped(Stop::SoftKilled) if ended.exit_code == 0 => {
-            JobOutcome::finished()
-        }
+        Cause::Exited | Cause::Stopped(Stop::SoftKilled) if ended.exit_code == 0 => JobOutcome::finished(),
         Cause::Exited => JobOutcome::failed("exe", ended.exit_code, how(ended)),
-        Cause::WallTime => JobOutcome::failed(
-            "worker",
-            ERROR_WALL_TIME,
-            "it ran longer than its wall time",
-        )
-        .error("exe", ended.exit_code, how(ended)),
+        Cause::WallTime => JobOutcome::failed("worker", ERROR_WALL_TIME, "it ran longer than its wall time").error(
+            "exe",
+            ended.exit_code,
+            how(ended),
+        ),
         Cause::Stopped(_) => JobOutcome::cancelled(),
     };
-    outcome
-        .exit_code(ended.exit_code)
-        .output(ended.output.clone())
-        .usage(ended.cpu, ended.memory_peak_kib)
+    outcome.exit_code(ended.exit_code).output(ended.output.clone()).usage(ended.cpu, ended.memory_peak_kib)
 }
 
 fn how(ended: &Ended) -> String {
@@ -215,14 +199,8 @@ mod tests {
         let outcome = outcome(&ended(Cause::Exited, 3));
         let result = outcome.result();
         assert_eq!(result.outcome(), Outcome::Failed);
-        assert_eq!(
-            (result.exit_code, result.cpu_ms, result.memory_peak_kib),
-            (3, 1_500, 2_048)
-        );
-        assert_eq!(
-            (result.errors[0].source.as_str(), result.errors[0].code),
-            ("exe", 3)
-        );
+        assert_eq!((result.exit_code, result.cpu_ms, result.memory_peak_kib), (3, 1_500, 2_048));
+        assert_eq!((result.errors[0].source.as_str(), result.errors[0].code), ("exe", 3));
         assert_eq!(result.output, "printed");
     }
 
@@ -231,10 +209,7 @@ mod tests {
         let of = |cause, code| outcome(&ended(cause, code)).outcome();
         assert_eq!(of(Cause::Exited, 0), Outcome::Finished);
         assert_eq!(of(Cause::Stopped(Stop::SoftKilled), 0), Outcome::Finished);
-        assert_eq!(
-            of(Cause::Stopped(Stop::SoftKilled), 143),
-            Outcome::Cancelled
-        );
+        assert_eq!(of(Cause::Stopped(Stop::SoftKilled), 143), Outcome::Cancelled);
         assert_eq!(of(Cause::Stopped(Stop::Killed), 0), Outcome::Cancelled);
         assert_eq!(of(Cause::WallTime, 0), Outcome::Failed);
         let late = outcome(&ended(Cause::WallTime, 143));

@@ -99,12 +99,9 @@ impl LocalCluster {
         let binary = find_binary(options.binary.as_deref())?;
         let (folder, temporary) = match &options.data {
             Some(folder) => {
-                std::fs::create_dir_all(folder)
-                    .map_err(LocalError::io(folder.display().to_string()))?;
+                std::fs::create_dir_all(folder).map_err(LocalError::io(folder.display().to_string()))?;
                 // Nodes are told absolute paths: the folder may be given relative to ours.
-                let folder = folder
-                    .canonicalize()
-                    .map_err(LocalError::io(folder.display().to_string()))?;
+                let folder = folder.canonicalize().map_err(LocalError::io(folder.display().to_string()))?;
                 (folder, None)
             }
             None => {
@@ -225,10 +222,7 @@ impl LocalCluster {
     /// # Errors
     /// [`LocalError::Died`] with the end of its log.
     pub fn check(&mut self) -> Result<(), LocalError> {
-        self.processes
-            .iter_mut()
-            .flatten()
-            .try_for_each(Process::check)
+        self.processes.iter_mut().flatten().try_for_each(Process::check)
     }
 
     /// Kills a node with SIGKILL and reaps it.
@@ -302,9 +296,7 @@ impl LocalCluster {
 
     fn running(&mut self, node: u32) -> Result<&mut Process, LocalError> {
         let index = self.index(node)?;
-        self.processes[index]
-            .as_mut()
-            .ok_or(LocalError::NoNode(node))
+        self.processes[index].as_mut().ok_or(LocalError::NoNode(node))
     }
 
     fn take(&mut self, node: u32) -> Result<Process, LocalError> {
@@ -314,25 +306,15 @@ impl LocalCluster {
 }
 
 fn new_record(options: &LocalOptions) -> Result<Record, LocalError> {
-    let replicas = options
-        .replicas
-        .unwrap_or(if options.nodes < 3 { 1 } else { 3 });
+    let replicas = options.replicas.unwrap_or(if options.nodes < 3 { 1 } else { 3 });
     if options.nodes == 0 || options.nodes > 99 {
-        return Err(LocalError::Options(
-            "a local cluster has 1 to 99 nodes".into(),
-        ));
+        return Err(LocalError::Options("a local cluster has 1 to 99 nodes".into()));
     }
     if replicas == 0 || replicas > options.nodes {
-        return Err(LocalError::Options(format!(
-            "{replicas} replicas do not fit {} nodes",
-            options.nodes
-        )));
+        return Err(LocalError::Options(format!("{replicas} replicas do not fit {} nodes", options.nodes)));
     }
     if !(1..=moso_proto::id::SHARD_MAX).contains(&options.shards) {
-        return Err(LocalError::Options(format!(
-            "a cluster has 1 to {} shards",
-            moso_proto::id::SHARD_MAX
-        )));
+        return Err(LocalError::Options(format!("a cluster has 1 to {} shards", moso_proto::id::SHARD_MAX)));
     }
     Record::new(&options.cluster, options.nodes, options.shards, replicas)
 }
@@ -359,8 +341,7 @@ fn find_binary(named: Option<&Path>) -> Result<PathBuf, LocalError> {
     let path = match named.or_else(|| std::env::var_os(BINARY_ENV).map(PathBuf::from)) {
         Some(path) => path,
         None => {
-            let program = std::env::current_exe()
-                .map_err(LocalError::io("cannot find the running program"))?;
+            let program = std::env::current_exe().map_err(LocalError::io("cannot find the running program"))?;
             let mut folder = program.parent().unwrap_or(Path::new("."));
             if folder.ends_with("deps") || folder.ends_with("examples") {
                 folder = folder.parent().unwrap_or(folder);

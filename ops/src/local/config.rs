@@ -47,20 +47,9 @@ impl Record {
             .map(|address| address.to_string());
         let mut port = || ports.next().expect("three ports per node were taken");
         let members = (1..=nodes)
-            .map(|node| Member {
-                node,
-                api: port(),
-                peer: port(),
-                http: port(),
-                zone: format!("zone-{node}"),
-            })
+            .map(|node| Member { node, api: port(), peer: port(), http: port(), zone: format!("zone-{node}") })
             .collect();
-        Ok(Record {
-            cluster: cluster.to_owned(),
-            shards,
-            replicas,
-            members,
-        })
+        Ok(Record { cluster: cluster.to_owned(), shards, replicas, members })
     }
 
     fn path(folder: &Path) -> PathBuf {
@@ -85,10 +74,7 @@ impl Record {
         for member in &self.members {
             let data = node_folder(folder, member.node);
             std::fs::create_dir_all(&data).map_err(LocalError::io(data.display().to_string()))?;
-            write(
-                &config_path(folder, member.node),
-                &self.node_config(member, &data),
-            )?;
+            write(&config_path(folder, member.node), &self.node_config(member, &data))?;
         }
         // Last, so that a folder with a record is complete.
         let text = toml::to_string(self).expect("strings, numbers and tables are TOML");
@@ -129,9 +115,8 @@ pub(super) fn log_path(folder: &Path, node: u32) -> PathBuf {
 
 /// Ports that nobody listens on. All are held until all are chosen, so that no two are equal.
 fn free_ports(count: usize) -> std::io::Result<Vec<SocketAddr>> {
-    let listeners = (0..count)
-        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-        .collect::<std::io::Result<Vec<_>>>()?;
+    let listeners =
+        (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<std::io::Result<Vec<_>>>()?;
     listeners.iter().map(TcpListener::local_addr).collect()
 }
 
@@ -152,27 +137,15 @@ mod tests {
         assert_eq!(config["shards"].as_integer(), Some(6));
         assert_eq!(config["replicas"].as_integer(), Some(3));
         let members = config["members"].as_array().unwrap();
-        let keys: Vec<_> = members[2]
-            .as_table()
-            .unwrap()
-            .keys()
-            .map(String::as_str)
-            .collect();
+        let keys: Vec<_> = members[2].as_table().unwrap().keys().map(String::as_str).collect();
         assert_eq!(members.len(), 3);
-        assert_eq!(
-            keys.into_iter().collect::<BTreeSet<_>>(),
-            ["api", "http", "node", "peer", "zone"].into()
-        );
+        assert_eq!(keys.into_iter().collect::<BTreeSet<_>>(), ["api", "http", "node", "peer", "zone"].into());
     }
 
     #[test]
     fn ports_differ() {
         let record = Record::new("here", 5, 6, 3).unwrap();
-        let ports: BTreeSet<_> = record
-            .members
-            .iter()
-            .flat_map(|m| [&m.api, &m.peer, &m.http])
-            .collect();
+        let ports: BTreeSet<_> = record.members.iter().flat_map(|m| [&m.api, &m.peer, &m.http]).collect();
         assert_eq!(ports.len(), 15);
     }
 
@@ -185,9 +158,6 @@ mod tests {
         assert_eq!(Record::read(folder.path()).unwrap(), Some(record));
         assert!(config_path(folder.path(), 2).exists());
         std::fs::write(Record::path(folder.path()), "cluster = 7").unwrap();
-        assert!(matches!(
-            Record::read(folder.path()),
-            Err(LocalError::Options(_))
-        ));
+        assert!(matches!(Record::read(folder.path()), Err(LocalError::Options(_))));
     }
 }

@@ -54,21 +54,14 @@ impl Process {
 
     /// How it ended, if it has.
     pub fn status(&mut self) -> Result<Option<ExitStatus>, LocalError> {
-        self.child
-            .try_wait()
-            .map_err(LocalError::io(format!("node {}", self.node)))
+        self.child.try_wait().map_err(LocalError::io(format!("node {}", self.node)))
     }
 
     /// Fails if it has ended.
     pub fn check(&mut self) -> Result<(), LocalError> {
         match self.status()? {
             None => Ok(()),
-            Some(status) => Err(LocalError::Died {
-                node: self.node,
-                status,
-                log: self.log.clone(),
-                tail: self.tail(),
-            }),
+            Some(status) => Err(LocalError::Died { node: self.node, status, log: self.log.clone(), tail: self.tail() }),
         }
     }
 
@@ -78,9 +71,8 @@ impl Process {
             return Ok(());
         }
         let pid = Pid::from_raw(self.child.id() as i32);
-        kill(pid, signal).map_err(|errno| {
-            LocalError::io(format!("cannot send {signal} to node {}", self.node))(errno.into())
-        })
+        kill(pid, signal)
+            .map_err(|errno| LocalError::io(format!("cannot send {signal} to node {}", self.node))(errno.into()))
     }
 
     /// SIGKILL, and waits for the end: the kernel's business alone, so it takes no time.

@@ -9,10 +9,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Whether `GET /readyz` is answered with 200.
 pub(super) async fn is_ready(address: &str) -> bool {
-    matches!(
-        tokio::time::timeout(TIMEOUT, status(address)).await,
-        Ok(Ok(200))
-    )
+    matches!(tokio::time::timeout(TIMEOUT, status(address)).await, Ok(Ok(200)))
 }
 
 async fn status(address: &str) -> std::io::Result<u16> {
@@ -22,11 +19,8 @@ async fn status(address: &str) -> std::io::Result<u16> {
     // "HTTP/1.1 200"
     let mut head = [0; 12];
     stream.read_exact(&mut head).await?;
-    let code = std::str::from_utf8(&head)
-        .ok()
-        .and_then(|head| head.strip_prefix("HTTP/1.1 "));
-    code.and_then(|code| code.parse().ok())
-        .ok_or_else(|| std::io::Error::other("not HTTP/1.1"))
+    let code = std::str::from_utf8(&head).ok().and_then(|head| head.strip_prefix("HTTP/1.1 "));
+    code.and_then(|code| code.parse().ok()).ok_or_else(|| std::io::Error::other("not HTTP/1.1"))
 }
 
 #[cfg(test)]

@@ -219,7 +219,7 @@ impl Group {
     }
 
     /// Takes a request.
-    pub fn take(&mut self, around: &mut Around<'_>, work: Work) {
+    pub fn take(&mut self, around: &mut Around<'_>, work: Work) -> Check {
         let Work { request, popped } = work;
         let owed = Owed {
             request: request.id,
@@ -244,12 +244,13 @@ impl Group {
                 }
                 Err((shed, owed)) => self.shed(around, shed, owed),
             },
-            Ask::Beat { session, beats } => self.beat(around, owed, session, &beats),
+            Ask::Beat { session, beats } => self.beat(around, owed, session, &beats)?,
             Ask::Read => {
                 let (oracle, _) = around.watch.oracle_mut(self.shard);
                 self.waiting_reads.push((owed, oracle.answered));
             }
         }
+        Ok(())
     }
 
     fn beat(
@@ -258,22 +259,26 @@ impl Group {
         owed: Owed,
         session: u64,
         beats: &[(u64, u32, u8)],
-    ) {
+    ) -> Check {
         let answer = self.core.heartbeat(session, beats, around.mono_ms);
         let Some(beaten) = answer else {
             let leader = self.leader();
-            return reply(around, owed, Answer::NotLeader(leader));
+            reply(around, owed, Answer::NotLeader(leader));
+            return Ok(());
         };
         let term = self.core.replica_ref().term();
         let awake_ms = around.watch.awake_ms(around.node, around.env.now_ms);
-        let (oracle, _) = around.watch.oracle_mut(self.shard);
+        let (oracle, leaders) = around.watch.oracle_mut(self.shard);
         for &(seq, attempt, _) in beats {
-            if !beaten.lost.contains(&seq) {
+            if beaten.lost.contains(&seq) {
+                oracle.check_lost(around.env, &leaders, term, session, (seq, attempt))?;
+            } else {
                 around.env.cover.count("heartbeats acknowledged");
                 oracle.heard(seq, attempt, term, awake_ms);
             }
         }
         reply(around, owed, Answer::Beaten(beaten));
+        Ok(())
     }
 
     fn leader(&self) -> Option<usize> {
@@ -335,8 +340,7 @@ impl Group {
     /// others about that.
     pub fn flushed(&mut self, around: &mut Around<'_>, durable: u64) -> Option<u64> {
         self.flushing = false;
-        let progress = self.core.replica_ref().progress();
-        let own = progress.iter().map(|peer| peer.matched).min();
+        let own = self.core.replica_ref().matched_by_all();
         if let Some(own) = own {
             self.matched = self.matched.max(own);
         }

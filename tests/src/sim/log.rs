@@ -158,8 +158,10 @@ impl Disk {
                 || message.reject
                 || state.term > message.term
                 || state.vote == message.to;
+            // In a later term the entries may have been replaced in the same write, as if the message were slow.
             let entries = kind != MsgAppendResponse
                 || message.reject
+                || state.term > message.term
                 || message.index <= log.last_index();
             if term && vote && entries {
                 return Ok(());

@@ -398,7 +398,7 @@ impl Node {
         }
         for work in work.drain(..) {
             let group = groups.get_mut(&work.request.shard).expect("shards are fixed");
-            group.take(&mut around, work);
+            group.take(&mut around, work)?;
         }
         if mono_ms >= *next_tick_ms {
             *next_tick_ms = mono_ms + around.env.plan.tick_ms;

@@ -393,23 +393,49 @@ impl Oracle {
             return Ok(());
         }
         env.cover.count("leases expired");
+        self.check_silent(env, leaders, term, (seq, attempt), "I9 no early expiry")
+    }
+
+    /// A heartbeat's answer calls a lease lost only if it is, or if its time is over.
+    pub fn check_lost(
+        &self,
+        env: &Env,
+        leaders: &Leaderships<'_>,
+        term: u64,
+        session: u64,
+        (seq, attempt): (u64, u32),
+    ) -> Check {
+        if !self.holds(session, seq, attempt) {
+            return Ok(());
+        }
+        let invariant = "a lease called lost is lost";
+        self.check_silent(env, leaders, term, (seq, attempt), invariant)
+    }
+
+    /// The leader of this term was awake for nine tenths of the lease time since it began, gave the lease, or
+    /// acknowledged a heartbeat of it.
+    fn check_silent(
+        &self,
+        env: &Env,
+        leaders: &Leaderships<'_>,
+        term: u64,
+        (seq, attempt): (u64, u32),
+        invariant: &'static str,
+    ) -> Check {
         let Some(serving) = leaders.serving(self.shard, term) else {
-            return Violation::new(
-                "I9 no early expiry",
-                format!("nobody served in term {term}"),
-            );
+            return Violation::new(invariant, format!("nobody served in term {term}"));
         };
-        let alive = self.alive.get(&seq).filter(|alive| alive.attempt == attempt);
-        let here = alive.filter(|alive| alive.term == term);
-        let since_ms = here.map_or(serving.awake_ms, |alive| alive.awake_ms);
+        let ttl_ms = self.jobs.get(&seq).map_or(0, |known| known.ttl_ms);
+        let alive = self.alive.get(&seq);
+        let alive = alive.filter(|alive| (alive.attempt, alive.term) == (attempt, term));
+        let since_ms = alive.map_or(serving.awake_ms, |alive| alive.awake_ms);
         let silent_ms = leaders
             .awake_ms(serving.node, env.now_ms)
             .saturating_sub(since_ms.max(serving.awake_ms));
         ensure_that!(
-            "I9 no early expiry",
-            silent_ms >= u64::from(known.ttl_ms) * KEPT_PERCENT / 100,
-            "job {seq} attempt {attempt}: its leader could hear it for {silent_ms} ms of its {} ms; {alive:?} {serving:?}",
-            known.ttl_ms
+            invariant,
+            silent_ms >= u64::from(ttl_ms) * KEPT_PERCENT / 100,
+            "job {seq} attempt {attempt}: its leader could hear it for {silent_ms} ms of its {ttl_ms} ms; {alive:?} {serving:?}"
         );
         Ok(())
     }

@@ -22,18 +22,18 @@ pub fn allowed(command: &Command, from: Option<JobState>, to: JobState) -> bool 
         ),
         Command::Results { .. } => {
             consequence
-                || (leased && matches!(to, Activated | Defined | Finished | Failed | Cancelled))
+                || (leased && (lost(to) || to == Finished))
                 || (parked && from != Some(Waiting) && to == Finished)
         }
         Command::Expire { .. } => {
-            consequence || (leased && matches!(to, Activated | Defined | Failed | Cancelled))
+            consequence || (leased && lost(to))
         }
         Command::Wake { .. } => {
             consequence || matches!((from, to), (Some(Defined), Activated))
         }
         Command::TimeOut { fail, .. } => {
             consequence
-                || (*fail && leased && matches!(to, Activated | Defined | Failed | Cancelled))
+                || (*fail && leased && lost(to))
                 || (!*fail && (leased || parked) && matches!(to, Closed | Cancelled))
         }
         Command::Act { action, .. } => {
@@ -41,6 +41,11 @@ pub fn allowed(command: &Command, from: Option<JobState>, to: JobState) -> bool 
         }
         Command::Prune { .. } => false,
     }
+}
+
+/// What a lost attempt may lead to; closed, if the task has failed meanwhile.
+fn lost(to: JobState) -> bool {
+    matches!(to, Activated | Defined | Failed | Cancelled | Closed)
 }
 
 fn acted(action: &Action, from: Option<JobState>, to: JobState) -> bool {
@@ -52,7 +57,8 @@ fn acted(action: &Action, from: Option<JobState>, to: JobState) -> bool {
             matches!(from, None | Some(Waiting | Defined | Activated)) && to == Throttled
         }
         Action::Release => {
-            matches!(from, None | Some(Throttled | Defined)) && matches!(to, Waiting | Activated)
+            matches!(from, None | Some(Throttled | Defined))
+                && matches!(to, Waiting | Defined | Activated)
         }
         Action::Retry(_) => matches!((from, to), (Some(Defined), Activated)),
         Action::Priority(_) => false,

@@ -42,7 +42,7 @@ struct Submission {
 enum Sent {
     Submission([u8; 16]),
     /// The same id with other content.
-    Conflict([u8; 16]),
+    Conflict,
     /// A read.
     Read,
 }
@@ -54,6 +54,8 @@ pub struct Submitter {
     submissions: BTreeMap<[u8; 16], Submission>,
     left: usize,
     flooded: bool,
+    /// The last submission was made.
+    last: bool,
 }
 
 impl Submitter {
@@ -65,13 +67,14 @@ impl Submitter {
             submissions: BTreeMap::new(),
             left: tasks,
             flooded: false,
+            last: false,
         }
     }
 
     /// All submissions have an answer, or never will.
     pub fn is_done(&self) -> bool {
         let mut all = self.submissions.values();
-        all.all(|s| s.task.is_some() || s.given_up)
+        self.last && all.all(|s| s.task.is_some() || s.given_up)
     }
 
     /// Takes the next step.
@@ -91,9 +94,9 @@ impl Submitter {
             }
         }
         // One more after the faults: a cluster that takes nothing any more must not pass.
-        let owed = env.calm && self.left > 0 && self.submissions.len() < 1_000;
-        if self.left > 0 && (!env.calm || owed) && self.calls.open() < OPEN_MAX {
-            self.left = if env.calm { 0 } else { self.left - 1 };
+        let last = env.calm && !std::mem::replace(&mut self.last, env.calm);
+        if last || (self.left > 0 && !env.calm && self.calls.open() < OPEN_MAX) {
+            self.left = self.left.saturating_sub(1);
             self.submit(env, history, watch, 0);
         }
         let repeats = env.plan.clients.repeats;
@@ -113,7 +116,7 @@ impl Submitter {
     fn submission(&mut self, sent: Sent) -> Option<&mut Submission> {
         match sent {
             Sent::Submission(id) => self.submissions.get_mut(&id),
-            Sent::Conflict(_) | Sent::Read => None,
+            Sent::Conflict | Sent::Read => None,
         }
     }
 
@@ -172,7 +175,8 @@ impl Submitter {
         let Some((&id, submission)) = self.submissions.iter().nth(at) else {
             return;
         };
-        if env.once_in(4) {
+        // Only once the first content is known to hold: before, either may win.
+        if env.once_in(4) && submission.task.is_some() {
             let shard = submission.shard;
             let other = Submit {
                 submission: id,
@@ -180,11 +184,8 @@ impl Submitter {
             };
             watch.oracle_mut(shard).0.invoke(id, other.content);
             let ask = Ask::Command(Command::Submit(Box::new(other)).to_bytes().into());
-            // Only once the first content is known to hold: before, either may win.
-            if submission.task.is_some() {
-                self.calls
-                    .send(env, history, shard, ask, Sent::Conflict(id));
-            }
+            env.cover.count("clients: ids used twice");
+            self.calls.send(env, history, shard, ask, Sent::Conflict);
         } else {
             env.cover.count("clients: submissions sent twice");
             self.send(env, history, id);
@@ -207,7 +208,7 @@ impl Submitter {
             (Sent::Submission(submission), Answer::Reply(reply)) => {
                 self.told(env, history, watch, shard, submission, reply)
             }
-            (Sent::Conflict(_), Answer::Reply(Reply::Submitted { task, .. })) => Violation::new(
+            (Sent::Conflict, Answer::Reply(Reply::Submitted { task, .. })) => Violation::new(
                 "I2 one task per submission",
                 format!("shard {shard}: other content under a known id made or was taken for task {task}"),
             ),
@@ -270,6 +271,8 @@ impl Submitter {
                 );
                 env.cover.count("clients: submissions refused");
                 submission.given_up = submission.task.is_none();
+                // Another one will do after the faults.
+                self.last = false;
                 Ok(())
             }
             other => Violation::new("reply fits command", format!("{other:?}")),
@@ -309,12 +312,12 @@ fn draw_submit(env: &mut Env, bytes: usize) -> Submit {
             backoff_factor_milli: 2_000,
             backoff_ceiling_ms: 8_000,
         },
-        not_before_ms: if env.once_in(8) {
+        not_before_ms: if !env.calm && env.once_in(8) {
             wall_ms + env.within((0, 15_000))
         } else {
             0
         },
-        expires_at_ms: if env.once_in(10) {
+        expires_at_ms: if !env.calm && env.once_in(10) {
             wall_ms + env.within((1_000, 30_000))
         } else {
             0

@@ -220,7 +220,8 @@ impl Machine {
         job.state = state;
         job.reason = reason;
         job.changed_ms = now;
-        job.reserved = false;
+        // An expiry that is proposed stays so while the worker only tells its phase.
+        job.reserved &= old.is_leased() && state.is_leased();
         let (class, task) = (job.class, job.task);
         let counts = &mut self.classes.get_mut(class).counts;
         counts[old as usize] -= 1;

@@ -64,7 +64,7 @@ pub enum Command {
     Show,
     /// Makes so many submissions of one job, which is killed at once.
     Flood { count: u64 },
-    /// submit jobs=3 depends=1<0,2<1 (job 1 waits for job 0, ...); submit array=10 attempts=5
+    /// submit jobs=3 depends="1<0,2<1" (job 1 waits for job 0, ...); submit array=10 attempts=5
     Submit(#[arg(key, many, optional)] BTreeMap<String, String>),
     /// lease 2 3 session=7 ttl=60s worker=w7
     Lease {

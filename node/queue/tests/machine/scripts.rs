@@ -23,7 +23,9 @@ struct Shard {
 
 impl Default for Shard {
     fn default() -> Self {
-        Shard { machine: Machine::new(SHARD), store: Store::default(), now_ms: START_MS, submissions: 0 }
+        let (machine, mut store) = (Machine::new(SHARD), Store::default());
+        store.write(&machine, &Effects::default());
+        Shard { machine, store, now_ms: START_MS, submissions: 0 }
     }
 }
 
@@ -87,7 +89,7 @@ impl goldenscript::Runner for Shard {
                 print::reply(&reply) + &print::effects(&self.machine, &effects)
             }
         };
-        self.verify()?;
+        self.verify().map_err(|error| format!("{error}\nafter:\n{out}"))?;
         Ok(out)
     }
 }

@@ -22,10 +22,7 @@ impl Replica {
         match raft.state {
             StateRole::Leader => Role::Leader { term: raft.term },
             StateRole::Follower | StateRole::Candidate | StateRole::PreCandidate => {
-                Role::Follower {
-                    term: raft.term,
-                    leader: self.leader(),
-                }
+                Role::Follower { term: raft.term, leader: self.leader() }
             }
         }
     }
@@ -92,18 +89,23 @@ impl Replica {
         self.raw.raft.prs().conf().to_conf_state()
     }
 
+    /// Index up to which every member has the log on disk, this one included, as this leader knows: the log may be cut up
+    /// to it on all of them. `None` unless this replica leads.
+    pub fn matched_by_all(&self) -> Option<u64> {
+        if self.raw.raft.state != StateRole::Leader {
+            return None;
+        }
+        let others = self.progress().into_iter().map(|peer| peer.matched);
+        others.chain([self.persisted_index()]).min()
+    }
+
     /// How far the other members are, by id; empty unless this replica leads.
     pub fn progress(&self) -> Vec<PeerProgress> {
         if self.raw.raft.state != StateRole::Leader {
             return Vec::new();
         }
         let last = self.last_index();
-        let others = self
-            .raw
-            .raft
-            .prs()
-            .iter()
-            .filter(|(peer, _)| **peer != self.config.peer);
+        let others = self.raw.raft.prs().iter().filter(|(peer, _)| **peer != self.config.peer);
         let mut progress: Vec<PeerProgress> = others
             .map(|(peer, progress)| PeerProgress {
                 peer: *peer,

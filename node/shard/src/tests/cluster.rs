@@ -1,10 +1,7 @@
 //! A group of replicas whose network and disks are moved by hand.
 
 use crate::wire;
-use crate::{
-    Append, Committed, ConfState, Durable, Entry, Error, HardState, LogReader, Message, Output,
-    Payload,
-};
+use crate::{Append, Committed, ConfState, Durable, Entry, Error, HardState, LogReader, Message, Output, Payload};
 use crate::{Position, Read, Replica, ReplicaConfig, Role};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -25,13 +22,7 @@ pub struct Disk {
 
 impl Disk {
     pub fn new(voters: &[u64]) -> Disk {
-        Disk {
-            conf_state: ConfState {
-                voters: voters.to_vec(),
-                ..ConfState::default()
-            },
-            ..Disk::default()
-        }
+        Disk { conf_state: ConfState { voters: voters.to_vec(), ..ConfState::default() }, ..Disk::default() }
     }
 
     /// Writes as a log writer does, through the encoding used on disk.
@@ -45,10 +36,7 @@ impl Disk {
             self.entries.split_off(&entry.index);
             let mut bytes = Vec::new();
             wire::encode_entry(entry, &mut bytes);
-            self.entries.insert(
-                entry.index,
-                wire::decode_entry(entry.index, bytes.into()).unwrap(),
-            );
+            self.entries.insert(entry.index, wire::decode_entry(entry.index, bytes.into()).unwrap());
         }
     }
 
@@ -58,12 +46,7 @@ impl Disk {
             conf_state: self.conf_state.clone(),
             applied: self.applied,
             truncated: self.truncated,
-            last_index: self
-                .entries
-                .keys()
-                .next_back()
-                .copied()
-                .unwrap_or(self.truncated.index),
+            last_index: self.entries.keys().next_back().copied().unwrap_or(self.truncated.index),
         }
     }
 }
@@ -96,10 +79,7 @@ impl LogReader for Reader {
 
     fn term(&self, index: u64) -> io::Result<u64> {
         let disk = self.disk.lock().unwrap();
-        disk.entries
-            .get(&index)
-            .map(|entry| entry.term)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        disk.entries.get(&index).map(|entry| entry.term).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -149,10 +129,7 @@ pub fn config(peer: u64) -> ReplicaConfig {
 }
 
 pub fn open(config: ReplicaConfig, disk: Disk) -> Result<Node, Error> {
-    let reader = Reader {
-        disk: Arc::new(Mutex::new(disk.clone())),
-        ..Reader::default()
-    };
+    let reader = Reader { disk: Arc::new(Mutex::new(disk.clone())), ..Reader::default() };
     Ok(Node {
         replica: Replica::open(config, disk.durable(), Box::new(reader.clone()))?,
         reader,
@@ -172,15 +149,8 @@ impl Cluster {
 
     pub fn with(size: u64, config: impl Fn(u64) -> ReplicaConfig) -> Cluster {
         let voters: Vec<u64> = (1..=size).collect();
-        let nodes = voters
-            .iter()
-            .map(|peer| (*peer, open(config(*peer), Disk::new(&voters)).unwrap()))
-            .collect();
-        Cluster {
-            nodes,
-            network: VecDeque::new(),
-            cut: BTreeSet::new(),
-        }
+        let nodes = voters.iter().map(|peer| (*peer, open(config(*peer), Disk::new(&voters)).unwrap())).collect();
+        Cluster { nodes, network: VecDeque::new(), cut: BTreeSet::new() }
     }
 
     /// Three replicas of which 1 leads and serves.
@@ -205,9 +175,7 @@ impl Cluster {
     }
 
     pub fn propose(&mut self, peer: u64, command: &str) -> Position {
-        self.replica(peer)
-            .propose(Bytes::copy_from_slice(command.as_bytes()))
-            .unwrap()
+        self.replica(peer).propose(Bytes::copy_from_slice(command.as_bytes())).unwrap()
     }
 
     /// Takes all outputs of a replica; messages wait in the network.
@@ -305,18 +273,13 @@ impl Cluster {
     /// Loses what is not on disk and starts again.
     pub fn restart(&mut self, peer: u64) {
         let disk = self.node(peer).disk();
-        self.network
-            .retain(|message| message.from != peer && message.to != peer);
+        self.network.retain(|message| message.from != peer && message.to != peer);
         self.nodes.insert(peer, open(config(peer), disk).unwrap());
     }
 
     pub fn leaders(&mut self) -> Vec<u64> {
         let leads = |node: &Node| matches!(node.replica.role(), Role::Leader { .. });
-        self.nodes
-            .iter()
-            .filter(|(_, node)| leads(node))
-            .map(|(peer, _)| *peer)
-            .collect()
+        self.nodes.iter().filter(|(_, node)| leads(node)).map(|(peer, _)| *peer).collect()
     }
 
     pub fn peers(&self) -> Vec<u64> {

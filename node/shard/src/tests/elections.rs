@@ -1,7 +1,5 @@
 use super::cluster::{Cluster, config};
-use crate::{
-    ConfChangeSingle, ConfChangeType, ConfChangeV2, Error, MessageType, Pending, Read, Role,
-};
+use crate::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Error, MessageType, Pending, Read, Role};
 
 #[test]
 fn the_shortest_timeout_is_elected_and_all_agree() {
@@ -10,18 +8,9 @@ fn the_shortest_timeout_is_elected_and_all_agree() {
     assert!(cluster.leaders().is_empty());
     cluster.tick(1);
     assert_eq!(cluster.leaders(), [1]);
-    assert_eq!(
-        cluster.node(1).roles.last(),
-        Some(&Role::Leader { term: 1 })
-    );
+    assert_eq!(cluster.node(1).roles.last(), Some(&Role::Leader { term: 1 }));
     for peer in [2, 3] {
-        assert_eq!(
-            cluster.node(peer).roles.last(),
-            Some(&Role::Follower {
-                term: 1,
-                leader: Some(1)
-            })
-        );
+        assert_eq!(cluster.node(peer).roles.last(), Some(&Role::Follower { term: 1, leader: Some(1) }));
     }
     assert_eq!(cluster.replica(1).serving_term(), Some(1));
     assert_eq!(cluster.replica(2).serving_term(), None);
@@ -44,11 +33,7 @@ fn the_same_ticks_give_the_same_history() {
         cluster.tick(50);
         cluster.cut.clear();
         cluster.tick(50);
-        cluster
-            .nodes
-            .values()
-            .map(|node| node.roles.clone())
-            .collect::<Vec<_>>()
+        cluster.nodes.values().map(|node| node.roles.clone()).collect::<Vec<_>>()
     };
     assert_eq!(history(), history());
 }
@@ -76,10 +61,7 @@ fn a_vote_leaves_only_after_it_is_on_disk() {
     let vote = cluster.node(2).writes.back().unwrap();
     assert!(vote.must_sync());
     assert_eq!(vote.hard_state.as_ref().unwrap().vote, 1);
-    assert_eq!(
-        vote.messages[0].get_msg_type(),
-        MessageType::MsgRequestVoteResponse
-    );
+    assert_eq!(vote.messages[0].get_msg_type(), MessageType::MsgRequestVoteResponse);
     cluster.node(2).writes_at_once = true;
     cluster.write_all(2);
     cluster.settle();
@@ -94,10 +76,7 @@ fn a_leader_without_quorum_steps_down_and_another_leads() {
     pending.push(cluster.propose(1, "lost"), "waiting");
     cluster.tick(25);
     assert_eq!(cluster.leaders(), [2]);
-    assert!(matches!(
-        cluster.node(1).roles.last(),
-        Some(Role::Follower { leader: None, .. })
-    ));
+    assert!(matches!(cluster.node(1).roles.last(), Some(Role::Follower { leader: None, .. })));
     pending.abort_all();
     assert_eq!(pending.take_aborted(), ["waiting"]);
 
@@ -113,27 +92,12 @@ fn a_leader_without_quorum_steps_down_and_another_leads() {
 #[test]
 fn a_transfer_moves_the_leadership_and_refuses_proposals_meanwhile() {
     let mut cluster = Cluster::led_by_1();
-    assert!(matches!(
-        cluster.replica(1).transfer_leader(1),
-        Err(Error::Refused(_))
-    ));
-    assert!(matches!(
-        cluster.replica(1).transfer_leader(9),
-        Err(Error::Refused(_))
-    ));
-    assert!(matches!(
-        cluster.replica(2).transfer_leader(3),
-        Err(Error::NotLeader {
-            leader: Some(1),
-            ..
-        })
-    ));
+    assert!(matches!(cluster.replica(1).transfer_leader(1), Err(Error::Refused(_))));
+    assert!(matches!(cluster.replica(1).transfer_leader(9), Err(Error::Refused(_))));
+    assert!(matches!(cluster.replica(2).transfer_leader(3), Err(Error::NotLeader { leader: Some(1), .. })));
     cluster.replica(1).transfer_leader(3).unwrap();
     assert!(cluster.replica(1).is_transferring());
-    assert!(matches!(
-        cluster.replica(1).propose("x".into()),
-        Err(Error::Busy { .. })
-    ));
+    assert!(matches!(cluster.replica(1).propose("x".into()), Err(Error::Busy { .. })));
     cluster.settle();
     assert_eq!(cluster.leaders(), [3]);
     assert!(!cluster.replica(1).is_transferring());
@@ -148,10 +112,7 @@ fn a_transfer_to_a_silent_peer_is_refused_or_given_up() {
     assert!(!cluster.replica(1).is_transferring());
     cluster.propose(1, "again");
     cluster.tick(10);
-    assert!(matches!(
-        cluster.replica(1).transfer_leader(3),
-        Err(Error::Busy { .. })
-    ));
+    assert!(matches!(cluster.replica(1).transfer_leader(3), Err(Error::Busy { .. })));
 }
 
 #[test]
@@ -159,21 +120,12 @@ fn a_read_waits_for_a_quorum() {
     let mut cluster = Cluster::led_by_1();
     cluster.propose(1, "a");
     cluster.settle();
-    assert!(matches!(
-        cluster.replica(2).read_index(1),
-        Err(Error::NotLeader { .. })
-    ));
+    assert!(matches!(cluster.replica(2).read_index(1), Err(Error::NotLeader { .. })));
     cluster.replica(1).read_index(42).unwrap();
     cluster.turn(1);
     assert_eq!(cluster.node(1).reads, []);
     cluster.settle();
-    assert_eq!(
-        cluster.node(1).reads,
-        [Read {
-            context: 42,
-            index: 2
-        }]
-    );
+    assert_eq!(cluster.node(1).reads, [Read { context: 42, index: 2 }]);
 
     cluster.cut.insert(1);
     cluster.replica(1).read_index(43).unwrap();
@@ -193,10 +145,7 @@ fn a_read_before_the_first_own_entry_is_refused() {
         cluster.write_all(1);
         cluster.deliver_one();
     }
-    assert!(matches!(
-        cluster.replica(1).read_index(1),
-        Err(Error::Busy { .. })
-    ));
+    assert!(matches!(cluster.replica(1).read_index(1), Err(Error::Busy { .. })));
 }
 
 #[test]
@@ -208,17 +157,8 @@ fn a_replica_does_not_campaign_with_entries_that_are_not_on_disk() {
     cluster.cut.insert(1);
     cluster.cut.insert(3);
     cluster.tick(30);
-    assert_eq!(
-        cluster.node(2).roles.last(),
-        Some(&Role::Follower {
-            term: 1,
-            leader: Some(1)
-        })
-    );
-    assert!(matches!(
-        cluster.replica(2).campaign(),
-        Err(Error::Busy { .. })
-    ));
+    assert_eq!(cluster.node(2).roles.last(), Some(&Role::Follower { term: 1, leader: Some(1) }));
+    assert!(matches!(cluster.replica(2).campaign(), Err(Error::Busy { .. })));
     cluster.node(2).writes_at_once = true;
     cluster.write_all(2);
     cluster.cut.remove(&3);
@@ -227,10 +167,7 @@ fn a_replica_does_not_campaign_with_entries_that_are_not_on_disk() {
 }
 
 fn change(kind: ConfChangeType, peer: u64) -> ConfChangeV2 {
-    let mut single = ConfChangeSingle {
-        node_id: peer,
-        ..ConfChangeSingle::default()
-    };
+    let mut single = ConfChangeSingle { node_id: peer, ..ConfChangeSingle::default() };
     single.set_change_type(kind);
     let mut change = ConfChangeV2::default();
     change.set_changes(vec![single].into());
@@ -241,23 +178,12 @@ fn change(kind: ConfChangeType, peer: u64) -> ConfChangeV2 {
 fn members_are_changed_through_the_log() {
     let mut cluster = Cluster::led_by_1();
     let removal = change(ConfChangeType::RemoveNode, 3);
-    assert!(matches!(
-        cluster
-            .replica(1)
-            .propose_change(change(ConfChangeType::RemoveNode, 1)),
-        Err(Error::Refused(_))
-    ));
+    assert!(matches!(cluster.replica(1).propose_change(change(ConfChangeType::RemoveNode, 1)), Err(Error::Refused(_))));
     let position = cluster.replica(1).propose_change(removal.clone()).unwrap();
-    assert!(matches!(
-        cluster.replica(1).propose_change(removal),
-        Err(Error::Busy { .. })
-    ));
+    assert!(matches!(cluster.replica(1).propose_change(removal), Err(Error::Busy { .. })));
     cluster.settle();
     for peer in [1, 2] {
-        assert_eq!(
-            cluster.node(peer).committed.last().unwrap().position,
-            position
-        );
+        assert_eq!(cluster.node(peer).committed.last().unwrap().position, position);
         assert_eq!(cluster.replica(peer).conf_state().voters.len(), 2);
     }
     cluster.cut.insert(3);
@@ -272,10 +198,7 @@ fn members_are_changed_through_the_log() {
 fn a_leader_removed_by_its_predecessor_steps_down() {
     let mut cluster = Cluster::led_by_1();
     // Replica 2 takes the leadership with the entry that removes it in its log, not yet committed.
-    cluster
-        .replica(1)
-        .propose_change(change(ConfChangeType::RemoveNode, 2))
-        .unwrap();
+    cluster.replica(1).propose_change(change(ConfChangeType::RemoveNode, 2)).unwrap();
     cluster.turn(1);
     for _ in 0..2 {
         cluster.deliver_one();
@@ -286,10 +209,7 @@ fn a_leader_removed_by_its_predecessor_steps_down() {
     assert!(cluster.node(2).roles.contains(&Role::Leader { term: 2 }));
     assert_eq!(cluster.replica(2).conf_state().voters.len(), 2);
     assert!(matches!(cluster.replica(2).role(), Role::Follower { .. }));
-    assert!(matches!(
-        cluster.replica(2).propose("x".into()),
-        Err(Error::NotLeader { .. })
-    ));
+    assert!(matches!(cluster.replica(2).propose("x".into()), Err(Error::NotLeader { .. })));
 }
 
 #[test]

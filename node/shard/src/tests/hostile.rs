@@ -5,23 +5,13 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 fn message(kind: MessageType) -> Message {
-    let mut message = Message {
-        from: 1,
-        to: 2,
-        term: 1,
-        ..Message::default()
-    };
+    let mut message = Message { from: 1, to: 2, term: 1, ..Message::default() };
     message.set_msg_type(kind);
     message
 }
 
 fn entry(index: u64, term: u64) -> Entry {
-    Entry {
-        index,
-        term,
-        data: "x".into(),
-        ..Entry::default()
-    }
+    Entry { index, term, data: "x".into(), ..Entry::default() }
 }
 
 /// An append of one entry to the logs of `Cluster::led_by_1`, as its leader would send it.
@@ -37,14 +27,8 @@ fn assert_refused(message: Message) {
     let mut cluster = Cluster::led_by_1();
     let to = if message.to == 1 { 1 } else { 2 };
     let result = cluster.replica(to).step(message.clone());
-    assert!(
-        matches!(result, Err(Error::Refused(_))),
-        "{result:?} to {message:?}"
-    );
-    assert!(
-        cluster.replica(to).take_output().unwrap().is_none(),
-        "{message:?}"
-    );
+    assert!(matches!(result, Err(Error::Refused(_))), "{result:?} to {message:?}");
+    assert!(cluster.replica(to).take_output().unwrap().is_none(), "{message:?}");
 }
 
 #[test]
@@ -69,11 +53,7 @@ fn types_that_replicas_do_not_send_are_refused() {
         MessageType::MsgReadIndexResp,
     ] {
         assert_refused(message(kind));
-        assert_refused(Message {
-            from: 2,
-            to: 1,
-            ..message(kind)
-        });
+        assert_refused(Message { from: 2, to: 1, ..message(kind) });
     }
 }
 
@@ -91,14 +71,8 @@ fn counters_out_of_range_are_refused() {
         assert_refused(append(|message| message.term = counter));
         assert_refused(append(|message| message.index = counter));
         assert_refused(append(|message| message.commit = counter));
-        assert_refused(Message {
-            reject_hint: counter,
-            ..message(MessageType::MsgAppendResponse)
-        });
-        assert_refused(Message {
-            commit_term: counter,
-            ..message(MessageType::MsgRequestVote)
-        });
+        assert_refused(Message { reject_hint: counter, ..message(MessageType::MsgAppendResponse) });
+        assert_refused(Message { commit_term: counter, ..message(MessageType::MsgRequestVote) });
     }
     assert_refused(append(|message| message.term = 0));
 }
@@ -106,26 +80,14 @@ fn counters_out_of_range_are_refused() {
 #[test]
 fn appends_that_do_not_join_are_refused() {
     // A position beyond the log that claims term 0, which raft takes to match.
-    let empty_after = |index, log_term| Message {
-        index,
-        log_term,
-        ..message(MessageType::MsgAppend)
-    };
+    let empty_after = |index, log_term| Message { index, log_term, ..message(MessageType::MsgAppend) };
     assert_refused(empty_after(9, 0));
     assert_refused(empty_after(0, 1));
     assert_refused(append(|message| message.log_term = 2));
-    assert_refused(append(|message| {
-        message.set_entries(vec![entry(3, 1)].into())
-    }));
-    assert_refused(append(|message| {
-        message.set_entries(vec![entry(2, 1), entry(4, 1)].into())
-    }));
-    assert_refused(append(|message| {
-        message.set_entries(vec![entry(2, 2)].into())
-    }));
-    assert_refused(append(|message| {
-        message.set_entries(vec![entry(2, 0)].into())
-    }));
+    assert_refused(append(|message| message.set_entries(vec![entry(3, 1)].into())));
+    assert_refused(append(|message| message.set_entries(vec![entry(2, 1), entry(4, 1)].into())));
+    assert_refused(append(|message| message.set_entries(vec![entry(2, 2)].into())));
+    assert_refused(append(|message| message.set_entries(vec![entry(2, 0)].into())));
     assert_refused(append(|message| {
         message.term = 5;
         message.set_entries(vec![entry(2, 4), entry(3, 3)].into());
@@ -141,65 +103,35 @@ fn entries_that_cannot_be_are_refused() {
             message.set_entries(vec![entry].into());
         })
     };
-    assert_refused(with(|entry| {
-        entry.data = vec![0; ENTRY_BYTES_MAX + 1].into()
-    }));
+    assert_refused(with(|entry| entry.data = vec![0; ENTRY_BYTES_MAX + 1].into()));
     assert_refused(with(|entry| entry.context = "x".into()));
     assert_refused(with(|entry| entry.entry_type = EntryType::EntryConfChange));
     assert_refused(with(|entry| {
         entry.entry_type = EntryType::EntryConfChangeV2;
         entry.data = vec![255; 8].into();
     }));
-    assert_refused(append(|message| {
-        message.context = vec![0; CONTEXT_BYTES_MAX + 1].into()
-    }));
-    assert_refused(append(|message| {
-        message.set_msg_type(MessageType::MsgHeartbeat)
-    }));
+    assert_refused(append(|message| message.context = vec![0; CONTEXT_BYTES_MAX + 1].into()));
+    assert_refused(append(|message| message.set_msg_type(MessageType::MsgHeartbeat)));
 }
 
 #[test]
 fn snapshots_are_refused() {
-    assert_refused(Message {
-        from: 2,
-        to: 1,
-        request_snapshot: 1,
-        ..message(MessageType::MsgAppendResponse)
-    });
-    assert_refused(append(|message| {
-        message.snapshot = Some(raft::eraftpb::Snapshot::default()).into()
-    }));
+    assert_refused(Message { from: 2, to: 1, request_snapshot: 1, ..message(MessageType::MsgAppendResponse) });
+    assert_refused(append(|message| message.snapshot = Some(raft::eraftpb::Snapshot::default()).into()));
 }
 
 #[test]
 fn acknowledgements_of_what_was_not_sent_are_refused() {
-    assert_refused(Message {
-        from: 2,
-        to: 1,
-        index: 2,
-        ..message(MessageType::MsgAppendResponse)
-    });
+    assert_refused(Message { from: 2, to: 1, index: 2, ..message(MessageType::MsgAppendResponse) });
 }
 
 #[test]
 fn a_heartbeat_that_counts_on_missing_entries_reveals_the_loss() {
     let mut cluster = Cluster::led_by_1();
-    let result = cluster.replica(2).step(Message {
-        commit: 2,
-        ..message(MessageType::MsgHeartbeat)
-    });
-    assert!(
-        matches!(result, Err(Error::Damaged { peer: 2, .. })),
-        "{result:?}"
-    );
+    let result = cluster.replica(2).step(Message { commit: 2, ..message(MessageType::MsgHeartbeat) });
+    assert!(matches!(result, Err(Error::Damaged { peer: 2, .. })), "{result:?}");
     assert!(cluster.replica(2).take_output().unwrap().is_none());
-    cluster
-        .replica(2)
-        .step(Message {
-            commit: 1,
-            ..message(MessageType::MsgHeartbeat)
-        })
-        .unwrap();
+    cluster.replica(2).step(Message { commit: 1, ..message(MessageType::MsgHeartbeat) }).unwrap();
 }
 
 fn kind() -> impl Strategy<Value = MessageType> {
@@ -212,36 +144,20 @@ fn kind() -> impl Strategy<Value = MessageType> {
 fn any_message() -> impl Strategy<Value = Message> {
     let counters = prop::array::uniform6(prop_oneof![8 => 0..5_u64, 1 => any::<u64>()]);
     let entries = prop::collection::vec((0..5_u64, 0..3_usize), 0..4);
-    let context = prop_oneof![
-        Just(&b""[..]),
-        Just(&b"CampaignTransfer"[..]),
-        Just(&[0, 0, 0, 0, 0, 0, 0, 1][..])
-    ];
+    let context = prop_oneof![Just(&b""[..]), Just(&b"CampaignTransfer"[..]), Just(&[0, 0, 0, 0, 0, 0, 0, 1][..])];
     (kind(), 1..4_u64, counters, entries, any::<bool>(), context).prop_map(
         |(kind, from, counters, entries, reject, context)| {
             let [term, log_term, index, commit, commit_term, reject_hint] = counters;
-            let mut message = Message {
-                from,
-                term,
-                log_term,
-                index,
-                commit,
-                commit_term,
-                reject_hint,
-                reject,
-                ..Message::default()
-            };
+            let mut message =
+                Message { from, term, log_term, index, commit, commit_term, reject_hint, reject, ..Message::default() };
             message.set_msg_type(kind);
             message.context = context.into();
-            let entries = entries
-                .iter()
-                .zip(1..)
-                .map(|((term, bytes), offset)| Entry {
-                    index: index.wrapping_add(offset),
-                    term: *term,
-                    data: vec![b'x'; *bytes].into(),
-                    ..Entry::default()
-                });
+            let entries = entries.iter().zip(1..).map(|((term, bytes), offset)| Entry {
+                index: index.wrapping_add(offset),
+                term: *term,
+                data: vec![b'x'; *bytes].into(),
+                ..Entry::default()
+            });
             message.set_entries(entries.collect::<Vec<_>>().into());
             message
         },

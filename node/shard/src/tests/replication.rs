@@ -5,27 +5,13 @@ use crate::{Entry, Error, Message, MessageType, Pending, ReplicaConfig};
 #[test]
 fn a_command_is_committed_on_all_in_order() {
     let mut cluster = Cluster::led_by_1();
-    let positions: Vec<_> = ["a", "b", "c"]
-        .iter()
-        .map(|command| cluster.propose(1, command))
-        .collect();
-    assert_eq!(
-        positions
-            .iter()
-            .map(|position| position.index)
-            .collect::<Vec<_>>(),
-        [2, 3, 4]
-    );
+    let positions: Vec<_> = ["a", "b", "c"].iter().map(|command| cluster.propose(1, command)).collect();
+    assert_eq!(positions.iter().map(|position| position.index).collect::<Vec<_>>(), [2, 3, 4]);
     cluster.settle();
     cluster.tick(4);
     for peer in 1..=3 {
         assert_eq!(cluster.node(peer).commands(), ["a", "b", "c"]);
-        let applied: Vec<_> = cluster
-            .node(peer)
-            .committed
-            .iter()
-            .map(|committed| committed.position)
-            .collect();
+        let applied: Vec<_> = cluster.node(peer).committed.iter().map(|committed| committed.position).collect();
         assert_eq!(applied, positions);
     }
 }
@@ -52,11 +38,7 @@ fn a_follower_acknowledges_only_what_is_on_disk() {
     cluster.propose(1, "a");
     cluster.turn(1);
     let before = cluster.network.len();
-    let position = cluster
-        .network
-        .iter()
-        .position(|message| message.to == 2)
-        .unwrap();
+    let position = cluster.network.iter().position(|message| message.to == 2).unwrap();
     let append = cluster.network.remove(position).unwrap();
     cluster.replica(2).step(append.clone()).unwrap();
     cluster.turn(2);
@@ -70,10 +52,7 @@ fn a_follower_acknowledges_only_what_is_on_disk() {
     cluster.write_one(2);
     assert_eq!(cluster.network.len(), before);
     let acknowledgement = cluster.network.back().unwrap();
-    assert_eq!(
-        acknowledgement.get_msg_type(),
-        MessageType::MsgAppendResponse
-    );
+    assert_eq!(acknowledgement.get_msg_type(), MessageType::MsgAppendResponse);
     assert_eq!((acknowledgement.from, acknowledgement.index), (2, 2));
 }
 
@@ -113,12 +92,7 @@ fn several_appends_are_in_flight_and_persisted_in_order() {
         cluster.propose(1, command);
         cluster.turn(1);
     }
-    let numbers: Vec<u64> = cluster
-        .node(1)
-        .writes
-        .iter()
-        .map(|append| append.number)
-        .collect();
+    let numbers: Vec<u64> = cluster.node(1).writes.iter().map(|append| append.number).collect();
     assert!(numbers.is_sorted() && numbers.len() == 3);
     cluster.settle();
     cluster.write_one(1);
@@ -128,9 +102,7 @@ fn several_appends_are_in_flight_and_persisted_in_order() {
     let node = cluster.node(1);
     let last = node.writes.pop_back().unwrap();
     let middle = node.writes.pop_back().unwrap();
-    [&middle, &last]
-        .iter()
-        .for_each(|append| node.reader.disk.lock().unwrap().write(append));
+    [&middle, &last].iter().for_each(|append| node.reader.disk.lock().unwrap().write(append));
     node.replica.persisted(last.number);
     cluster.settle();
     assert_eq!(cluster.node(1).commands(), ["a", "b", "c"]);
@@ -145,21 +117,9 @@ fn entries_replaced_while_in_flight_count_only_as_last_written() {
     cluster.node(2).writes_at_once = false;
     let mut numbers = Vec::new();
     for (from, term, terms) in [(1, 1, &[1, 1][..]), (3, 2, &[2]), (1, 3, &[1, 1])] {
-        let mut append = Message {
-            from,
-            to: 2,
-            term,
-            index: 1,
-            log_term: 1,
-            commit: 1,
-            ..Message::default()
-        };
+        let mut append = Message { from, to: 2, term, index: 1, log_term: 1, commit: 1, ..Message::default() };
         append.set_msg_type(MessageType::MsgAppend);
-        let entries = terms.iter().zip(2..).map(|(term, index)| Entry {
-            term: *term,
-            index,
-            ..Entry::default()
-        });
+        let entries = terms.iter().zip(2..).map(|(term, index)| Entry { term: *term, index, ..Entry::default() });
         append.set_entries(entries.collect::<Vec<_>>().into());
         cluster.replica(2).step(append).unwrap();
         cluster.turn(2);
@@ -202,12 +162,8 @@ fn replies_go_to_the_proposals_that_won() {
     cluster.settle();
     cluster.cut.clear();
     cluster.tick(25);
-    let replies: Vec<_> = cluster
-        .node(1)
-        .committed
-        .iter()
-        .filter_map(|committed| pending.take(committed.position))
-        .collect();
+    let replies: Vec<_> =
+        cluster.node(1).committed.iter().filter_map(|committed| pending.take(committed.position)).collect();
     assert_eq!(cluster.node(1).commands(), ["a", "c"]);
     assert_eq!(replies, ["a"]);
     assert_eq!(pending.take_aborted(), ["b"]);
@@ -217,40 +173,19 @@ fn replies_go_to_the_proposals_that_won() {
 fn proposals_are_bounded() {
     let mut cluster = Cluster::led_by_1();
     let large = vec![1; ENTRY_BYTES_MAX];
-    assert!(matches!(
-        cluster.replica(1).propose("".into()),
-        Err(Error::EntrySize { .. })
-    ));
+    assert!(matches!(cluster.replica(1).propose("".into()), Err(Error::EntrySize { .. })));
     let too_large = vec![1; ENTRY_BYTES_MAX + 1];
-    assert!(matches!(
-        cluster.replica(1).propose(too_large.into()),
-        Err(Error::EntrySize { .. })
-    ));
-    assert!(matches!(
-        cluster.replica(2).propose("a".into()),
-        Err(Error::NotLeader {
-            leader: Some(1),
-            ..
-        })
-    ));
+    assert!(matches!(cluster.replica(1).propose(too_large.into()), Err(Error::EntrySize { .. })));
+    assert!(matches!(cluster.replica(2).propose("a".into()), Err(Error::NotLeader { leader: Some(1), .. })));
     cluster.cut.insert(1);
-    let taken = (0..100)
-        .take_while(|_| cluster.replica(1).propose(large.clone().into()).is_ok())
-        .count();
+    let taken = (0..100).take_while(|_| cluster.replica(1).propose(large.clone().into()).is_ok()).count();
     assert_eq!(taken, config(1).uncommitted_bytes_max / ENTRY_BYTES_MAX);
-    assert!(matches!(
-        cluster.replica(1).propose(large.into()),
-        Err(Error::Busy { .. })
-    ));
+    assert!(matches!(cluster.replica(1).propose(large.into()), Err(Error::Busy { .. })));
 }
 
 #[test]
 fn a_follower_that_lags_is_served_from_disk_in_bounded_messages() {
-    let small = |peer| ReplicaConfig {
-        cache_bytes_max: 4096,
-        append_bytes_max: 2000,
-        ..config(peer)
-    };
+    let small = |peer| ReplicaConfig { cache_bytes_max: 4096, append_bytes_max: 2000, ..config(peer) };
     let mut cluster = Cluster::with(3, small);
     cluster.elect(1);
     cluster.cut.insert(3);
@@ -261,10 +196,7 @@ fn a_follower_that_lags_is_served_from_disk_in_bounded_messages() {
     assert!(cluster.replica(1).cached_bytes() <= 4096);
     assert_eq!(*cluster.node(1).reader.reads.lock().unwrap(), 0);
     let lag = cluster.replica(1).progress();
-    assert_eq!(
-        (lag[0].peer, lag[0].lag, lag[1].peer, lag[1].lag),
-        (2, 0, 3, 100)
-    );
+    assert_eq!((lag[0].peer, lag[0].lag, lag[1].peer, lag[1].lag), (2, 0, 3, 100));
     cluster.cut.clear();
     let mut largest = 0;
     for _ in 0..40 {
@@ -273,16 +205,8 @@ fn a_follower_that_lags_is_served_from_disk_in_bounded_messages() {
             cluster.turn(peer);
         }
         while !cluster.network.is_empty() {
-            let bytes = |message: &crate::Message| {
-                message.entries.iter().map(|entry| entry.data.len()).sum()
-            };
-            largest = cluster
-                .network
-                .iter()
-                .map(bytes)
-                .max()
-                .unwrap_or(0)
-                .max(largest);
+            let bytes = |message: &crate::Message| message.entries.iter().map(|entry| entry.data.len()).sum();
+            largest = cluster.network.iter().map(bytes).max().unwrap_or(0).max(largest);
             cluster.deliver_one();
         }
     }
@@ -294,10 +218,7 @@ fn a_follower_that_lags_is_served_from_disk_in_bounded_messages() {
 
 #[test]
 fn entries_stay_cached_until_persisted_and_applied() {
-    let mut cluster = Cluster::with(1, |peer| ReplicaConfig {
-        cache_bytes_max: 1,
-        ..config(peer)
-    });
+    let mut cluster = Cluster::with(1, |peer| ReplicaConfig { cache_bytes_max: 1, ..config(peer) });
     cluster.elect(1);
     let node = cluster.node(1);
     (node.writes_at_once, node.applies_at_once) = (false, false);

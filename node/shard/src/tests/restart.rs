@@ -4,35 +4,18 @@ use crate::{Entry, Error, HardState, Position, Replica};
 /// A disk of replica 1 of three with entries of term 1 up to `last`.
 fn disk(commit: u64, applied: u64, last: u64) -> Disk {
     let mut disk = Disk::new(&[1, 2, 3]);
-    disk.hard_state = HardState {
-        term: 1,
-        vote: 1,
-        commit,
-        ..HardState::default()
-    };
+    disk.hard_state = HardState { term: 1, vote: 1, commit, ..HardState::default() };
     disk.applied = applied;
     for index in 1..=last {
         let data = format!("{index}").into();
-        disk.entries.insert(
-            index,
-            Entry {
-                index,
-                term: 1,
-                data,
-                ..Entry::default()
-            },
-        );
+        disk.entries.insert(index, Entry { index, term: 1, data, ..Entry::default() });
     }
     disk
 }
 
 fn reason(disk: Disk) -> String {
     match open(config(1), disk) {
-        Err(Error::Damaged {
-            shard,
-            peer,
-            reason,
-        }) => {
+        Err(Error::Damaged { shard, peer, reason }) => {
             assert_eq!((shard, peer), (super::cluster::SHARD, 1));
             reason
         }
@@ -56,10 +39,7 @@ fn all_restart_and_go_on() {
     cluster.settle();
     cluster.tick(4);
     for peer in 1..=3 {
-        assert_eq!(
-            cluster.node(peer).committed.last().unwrap().position,
-            position
-        );
+        assert_eq!(cluster.node(peer).committed.last().unwrap().position, position);
         assert_eq!(cluster.node(peer).disk().applied, position.index);
     }
 }
@@ -82,16 +62,8 @@ fn a_write_that_was_not_done_is_not_counted_after_a_restart() {
 #[test]
 fn the_state_may_be_ahead_of_the_commit_index_written() {
     let mut cluster = Cluster::new(3);
-    cluster
-        .nodes
-        .insert(1, open(config(1), disk(2, 5, 7)).unwrap());
-    assert_eq!(
-        (
-            cluster.replica(1).committed_index(),
-            cluster.replica(1).applied_index()
-        ),
-        (5, 5)
-    );
+    cluster.nodes.insert(1, open(config(1), disk(2, 5, 7)).unwrap());
+    assert_eq!((cluster.replica(1).committed_index(), cluster.replica(1).applied_index()), (5, 5));
     cluster.elect(1);
     assert_eq!(cluster.node(1).commands(), ["6", "7"]);
 }
@@ -99,9 +71,7 @@ fn the_state_may_be_ahead_of_the_commit_index_written() {
 #[test]
 fn what_was_committed_but_not_durably_applied_is_applied_again() {
     let mut cluster = Cluster::new(3);
-    cluster
-        .nodes
-        .insert(1, open(config(1), disk(6, 3, 7)).unwrap());
+    cluster.nodes.insert(1, open(config(1), disk(6, 3, 7)).unwrap());
     cluster.turn(1);
     assert_eq!(cluster.node(1).commands(), ["4", "5", "6"]);
 }
@@ -118,15 +88,7 @@ fn a_replica_does_not_campaign_before_it_has_caught_up() {
     assert!(output.messages.is_empty());
     node.replica.applied(6);
     node.replica.tick();
-    assert!(
-        !node
-            .replica
-            .take_output()
-            .unwrap()
-            .unwrap()
-            .messages
-            .is_empty()
-    );
+    assert!(!node.replica.take_output().unwrap().unwrap().messages.is_empty());
 }
 
 #[test]
@@ -135,10 +97,7 @@ fn a_cut_log_is_opened() {
     disk.entries = disk.entries.split_off(&5);
     disk.truncated = Position { term: 1, index: 4 };
     let mut node = open(config(1), disk.clone()).unwrap();
-    assert_eq!(
-        (node.replica.first_index(), node.replica.last_index()),
-        (5, 7)
-    );
+    assert_eq!((node.replica.first_index(), node.replica.last_index()), (5, 7));
     assert_eq!(node.replica.take_output().unwrap().unwrap().committed_to, 6);
     disk.applied = 3;
     assert!(reason(disk).contains("cut"));
@@ -156,41 +115,23 @@ fn a_log_that_lost_its_tail_is_refused() {
     hole.entries.remove(&4);
     let durable = disk(2, 2, 4).durable();
     let reader = open(config(1), hole).unwrap().reader;
-    assert!(matches!(
-        Replica::open(config(1), durable, Box::new(reader)),
-        Err(Error::Damaged { .. })
-    ));
+    assert!(matches!(Replica::open(config(1), durable, Box::new(reader)), Err(Error::Damaged { .. })));
 }
 
 #[test]
 fn a_replica_outside_of_the_configuration_is_refused() {
-    assert!(matches!(
-        open(config(4), disk(0, 0, 0)),
-        Err(Error::Config { .. })
-    ));
-    let bad = crate::ReplicaConfig {
-        heartbeat_ticks: 10,
-        ..config(1)
-    };
-    assert!(matches!(
-        open(bad, disk(0, 0, 0)),
-        Err(Error::Config { .. })
-    ));
+    assert!(matches!(open(config(4), disk(0, 0, 0)), Err(Error::Config { .. })));
+    let bad = crate::ReplicaConfig { heartbeat_ticks: 10, ..config(1) };
+    assert!(matches!(open(bad, disk(0, 0, 0)), Err(Error::Config { .. })));
 }
 
 #[test]
 fn a_log_that_cannot_be_read_stops_the_replica() {
     let mut node = open(config(1), disk(6, 3, 7)).unwrap();
     *node.reader.fails.lock().unwrap() = true;
-    assert!(matches!(
-        node.replica.take_output(),
-        Err(Error::LogRead { .. })
-    ));
+    assert!(matches!(node.replica.take_output(), Err(Error::LogRead { .. })));
     *node.reader.fails.lock().unwrap() = false;
-    assert!(
-        matches!(node.replica.take_output(), Err(Error::LogRead { .. })),
-        "the error is final"
-    );
+    assert!(matches!(node.replica.take_output(), Err(Error::LogRead { .. })), "the error is final");
 }
 
 #[test]
@@ -202,19 +143,14 @@ fn a_log_with_other_entries_than_were_written_stops_the_replica() {
     ] {
         let mut node = open(config(1), disk(6, 3, 7)).unwrap();
         damage(&mut node.reader.disk.lock().unwrap());
-        assert!(matches!(
-            node.replica.take_output(),
-            Err(Error::LogRead { .. })
-        ));
+        assert!(matches!(node.replica.take_output(), Err(Error::LogRead { .. })));
     }
 }
 
 #[test]
 fn a_leader_that_cannot_read_for_a_follower_stops() {
     let mut cluster = Cluster::new(3);
-    cluster
-        .nodes
-        .insert(1, open(config(1), disk(7, 7, 7)).unwrap());
+    cluster.nodes.insert(1, open(config(1), disk(7, 7, 7)).unwrap());
     *cluster.node(1).reader.fails.lock().unwrap() = true;
     cluster.replica(1).campaign().unwrap();
     let stopped = (0..100).find_map(|_| {
@@ -237,8 +173,5 @@ fn a_leader_that_cannot_read_for_a_follower_stops() {
         }
         None
     });
-    assert!(
-        matches!(stopped, Some(Error::LogRead { .. })),
-        "{stopped:?}"
-    );
+    assert!(matches!(stopped, Some(Error::LogRead { .. })), "{stopped:?}");
 }

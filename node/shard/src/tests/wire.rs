@@ -1,6 +1,4 @@
-use crate::limits::{
-    APPEND_ENTRIES_MAX, CONTEXT_BYTES_MAX, ENTRY_BYTES_MAX, MEMBERS_MAX, MESSAGE_BYTES_MAX,
-};
+use crate::limits::{APPEND_ENTRIES_MAX, CONTEXT_BYTES_MAX, ENTRY_BYTES_MAX, MEMBERS_MAX, MESSAGE_BYTES_MAX};
 use crate::wire::*;
 use crate::{ConfState, Entry, EntryType, Error, HardState, Message, MessageType};
 use bytes::Bytes;
@@ -26,34 +24,16 @@ fn encoded(message: &Message) -> Bytes {
 }
 
 fn entry_type() -> impl Strategy<Value = EntryType> {
-    prop_oneof![
-        Just(EntryType::EntryNormal),
-        Just(EntryType::EntryConfChange),
-        Just(EntryType::EntryConfChangeV2)
-    ]
+    prop_oneof![Just(EntryType::EntryNormal), Just(EntryType::EntryConfChange), Just(EntryType::EntryConfChangeV2)]
 }
 
 fn any_message() -> impl Strategy<Value = Message> {
     let counters = prop::array::uniform7(any::<u64>());
-    let entries = prop::collection::vec(
-        (
-            entry_type(),
-            any::<u64>(),
-            prop::collection::vec(any::<u8>(), 0..50),
-        ),
-        0..5,
-    );
+    let entries = prop::collection::vec((entry_type(), any::<u64>(), prop::collection::vec(any::<u8>(), 0..50)), 0..5);
     let context = prop::collection::vec(any::<u8>(), 0..=CONTEXT_BYTES_MAX);
     let index = 0..u64::MAX - 10;
-    (
-        prop::sample::select(&KINDS[..]),
-        index,
-        counters,
-        entries,
-        any::<bool>(),
-        context,
-    )
-        .prop_map(|(kind, index, counters, entries, reject, context)| {
+    (prop::sample::select(&KINDS[..]), index, counters, entries, any::<bool>(), context).prop_map(
+        |(kind, index, counters, entries, reject, context)| {
             let [from, to, term, log_term, commit, commit_term, reject_hint] = counters;
             let mut message = Message {
                 from,
@@ -69,20 +49,17 @@ fn any_message() -> impl Strategy<Value = Message> {
             };
             message.set_msg_type(kind);
             message.context = context.into();
-            let entries =
-                entries
-                    .into_iter()
-                    .zip(index + 1..)
-                    .map(|((entry_type, term, data), index)| Entry {
-                        entry_type,
-                        term,
-                        index,
-                        data: data.into(),
-                        ..Entry::default()
-                    });
+            let entries = entries.into_iter().zip(index + 1..).map(|((entry_type, term, data), index)| Entry {
+                entry_type,
+                term,
+                index,
+                data: data.into(),
+                ..Entry::default()
+            });
             message.set_entries(entries.collect::<Vec<_>>().into());
             message
-        })
+        },
+    )
 }
 
 proptest! {
@@ -164,25 +141,12 @@ proptest! {
 /// Stored logs and rolling upgrades depend on these bytes.
 #[test]
 fn the_layout_is_fixed() {
-    let entry = Entry {
-        term: 0x0102,
-        index: 7,
-        data: "ab".into(),
-        ..Entry::default()
-    };
+    let entry = Entry { term: 0x0102, index: 7, data: "ab".into(), ..Entry::default() };
     let mut bytes = Vec::new();
     encode_entry(&entry, &mut bytes);
     assert_eq!(bytes, b"\x01\x00\x02\x01\x00\x00\x00\x00\x00\x00ab");
 
-    let mut message = Message {
-        from: 1,
-        to: 2,
-        term: 3,
-        log_term: 4,
-        index: 6,
-        commit: 5,
-        ..Message::default()
-    };
+    let mut message = Message { from: 1, to: 2, term: 3, log_term: 4, index: 6, commit: 5, ..Message::default() };
     message.set_msg_type(MessageType::MsgAppend);
     message.context = "c".into();
     message.set_entries(vec![entry].into());
@@ -198,14 +162,7 @@ fn the_layout_is_fixed() {
 fn payloads_are_slices_of_the_buffer() {
     let mut message = Message::default();
     message.set_msg_type(MessageType::MsgAppend);
-    message.set_entries(
-        vec![Entry {
-            index: 1,
-            data: vec![7; 1000].into(),
-            ..Entry::default()
-        }]
-        .into(),
-    );
+    message.set_entries(vec![Entry { index: 1, data: vec![7; 1000].into(), ..Entry::default() }].into());
     let bytes = encoded(&message);
     let data = &decode_message(bytes.clone()).unwrap().entries[0].data;
     assert!(bytes.as_ptr_range().contains(&data.as_ptr()));
@@ -214,44 +171,17 @@ fn payloads_are_slices_of_the_buffer() {
 #[test]
 fn what_replicas_do_not_exchange_is_not_encoded() {
     let mut bytes = Vec::new();
-    for kind in [
-        MessageType::MsgSnapshot,
-        MessageType::MsgPropose,
-        MessageType::MsgHup,
-        MessageType::MsgReadIndex,
-    ] {
+    for kind in [MessageType::MsgSnapshot, MessageType::MsgPropose, MessageType::MsgHup, MessageType::MsgReadIndex] {
         let mut message = Message::default();
         message.set_msg_type(kind);
-        assert!(matches!(
-            encode_message(&message, &mut bytes),
-            Err(Error::Refused(_))
-        ));
+        assert!(matches!(encode_message(&message, &mut bytes), Err(Error::Refused(_))));
     }
     let mut message = Message::default();
     message.set_msg_type(MessageType::MsgAppend);
-    message.set_entries(
-        vec![Entry {
-            index: 2,
-            ..Entry::default()
-        }]
-        .into(),
-    );
-    assert!(matches!(
-        encode_message(&message, &mut bytes),
-        Err(Error::Refused(_))
-    ));
-    message.set_entries(
-        vec![Entry {
-            index: 1,
-            data: vec![0; ENTRY_BYTES_MAX + 1].into(),
-            ..Entry::default()
-        }]
-        .into(),
-    );
-    assert!(matches!(
-        encode_message(&message, &mut bytes),
-        Err(Error::Refused(_))
-    ));
+    message.set_entries(vec![Entry { index: 2, ..Entry::default() }].into());
+    assert!(matches!(encode_message(&message, &mut bytes), Err(Error::Refused(_))));
+    message.set_entries(vec![Entry { index: 1, data: vec![0; ENTRY_BYTES_MAX + 1].into(), ..Entry::default() }].into());
+    assert!(matches!(encode_message(&message, &mut bytes), Err(Error::Refused(_))));
     assert!(bytes.is_empty());
 }
 
@@ -262,18 +192,9 @@ fn counts_beyond_the_input_are_refused_before_allocating() {
     let mut bytes = encoded(&message).to_vec();
     let count = bytes.len() - 4;
     bytes[count..].copy_from_slice(&u32::MAX.to_le_bytes());
-    assert!(matches!(
-        decode_message(bytes.clone().into()),
-        Err(Error::Malformed(_))
-    ));
+    assert!(matches!(decode_message(bytes.clone().into()), Err(Error::Malformed(_))));
     bytes[count..].copy_from_slice(&(APPEND_ENTRIES_MAX as u32 + 1).to_le_bytes());
     bytes.resize(bytes.len() + (APPEND_ENTRIES_MAX + 1) * 13, 0);
-    assert!(matches!(
-        decode_message(bytes.into()),
-        Err(Error::Malformed(_))
-    ));
-    assert!(matches!(
-        decode_message(vec![1; MESSAGE_BYTES_MAX + 1].into()),
-        Err(Error::Malformed(_))
-    ));
+    assert!(matches!(decode_message(bytes.into()), Err(Error::Malformed(_))));
+    assert!(matches!(decode_message(vec![1; MESSAGE_BYTES_MAX + 1].into()), Err(Error::Malformed(_))));
 }

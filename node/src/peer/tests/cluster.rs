@@ -100,12 +100,7 @@ pub(super) fn start_as(
     let recorder = Arc::new(Recorder { events, begun: Semaphore::new(0) });
     let peers: BTreeMap<_, _> = peers.iter().map(|(node, address)| (*node, address.to_string())).collect();
     let config = PeerConfig { cluster: cluster.to_owned(), node, store, seen, listen, peers };
-    TestNode {
-        peers: Peers::start(config, recorder.clone()),
-        recorder,
-        events: Mutex::new(receiver),
-        _folder: folder,
-    }
+    TestNode { peers: Peers::start(config, recorder.clone()), recorder, events: Mutex::new(receiver), _folder: folder }
 }
 
 /// Nodes 1 and 2, connected both ways.

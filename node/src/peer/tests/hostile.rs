@@ -168,5 +168,5 @@ async fn only_so_many_may_stay_silent() {
     for stream in &mut silent {
         let _ = stream.read(&mut [0]).await;
     }
-    assert_eq!(one.peers.counts().refused as usize, PEER_STRANGERS_MAX);
+    assert!(one.peers.counts().refused as usize >= PEER_STRANGERS_MAX);
 }

@@ -60,8 +60,8 @@ impl StateStore {
             let mut iter = self.iter(ARCH, &first, &end, ReadOptions::default());
             iter.seek_to_last();
             if let Some((key, value)) = iter.item() {
-                let (_, _, found) = keys::ended_parts(key)
-                    .ok_or_else(|| Error::damaged(self.shard, "archive key", 0, "wrong key"))?;
+                let (_, _, found) =
+                    keys::ended_parts(key).ok_or_else(|| Error::damaged(self.shard, "archive key", 0, "wrong key"))?;
                 if best.as_ref().is_none_or(|(seq, _)| *seq < found) {
                     best = Some((found, Bytes::copy_from_slice(value)));
                 }
@@ -76,8 +76,7 @@ impl StateStore {
     /// # Errors
     /// `Read`.
     pub fn records(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let mut iter =
-            self.iter(HOT, &[keys::PREFIX_RECORD], &[keys::PREFIX_RECORD + 1], ReadOptions::default());
+        let mut iter = self.iter(HOT, &[keys::PREFIX_RECORD], &[keys::PREFIX_RECORD + 1], ReadOptions::default());
         iter.seek_to_first();
         let mut found = Vec::new();
         while let Some((key, value)) = iter.item() {

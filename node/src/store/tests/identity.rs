@@ -4,23 +4,15 @@ use std::fs;
 use std::path::Path;
 
 fn refusal(path: &Path, cluster: &str, node: u32) -> String {
-    DataFolder::open(path, cluster, node)
-        .unwrap_err()
-        .to_string()
+    DataFolder::open(path, cluster, node).unwrap_err().to_string()
 }
 
 #[test]
 fn a_folder_keeps_its_identity() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("deep/data");
-    let first = DataFolder::open(&path, "grid", 1)
-        .unwrap()
-        .identity()
-        .clone();
-    assert_eq!(
-        DataFolder::open(&path, "grid", 1).unwrap().identity(),
-        &first
-    );
+    let first = DataFolder::open(&path, "grid", 1).unwrap().identity().clone();
+    assert_eq!(DataFolder::open(&path, "grid", 1).unwrap().identity(), &first);
     let other = DataFolder::open(&dir.path().join("other"), "grid", 1).unwrap();
     assert_ne!(other.identity().store, first.store);
 }
@@ -29,10 +21,7 @@ fn a_folder_keeps_its_identity() {
 fn a_folder_of_another_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     DataFolder::open(dir.path(), "grid", 1).unwrap();
-    assert!(
-        refusal(dir.path(), "other", 1)
-            .contains("node 1 of cluster \"grid\", not to node 1 of cluster \"other\"")
-    );
+    assert!(refusal(dir.path(), "other", 1).contains("node 1 of cluster \"grid\", not to node 1 of cluster \"other\""));
     assert!(refusal(dir.path(), "grid", 2).contains("not to node 2"));
 }
 
@@ -74,25 +63,15 @@ fn damage_and_newer_formats_are_told_apart() {
     DataFolder::open(dir.path(), "grid", 1).unwrap();
     let path = dir.path().join("IDENTITY");
     let intact = fs::read_to_string(&path).unwrap();
-    for damaged in [
-        intact.replace("\"grid\"", "\"grin\""),
-        intact[..intact.len() / 2].to_owned(),
-        String::new(),
-    ] {
+    for damaged in [intact.replace("\"grid\"", "\"grin\""), intact[..intact.len() / 2].to_owned(), String::new()] {
         fs::write(&path, damaged).unwrap();
         assert!(refusal(dir.path(), "grid", 1).contains("IDENTITY is damaged"));
     }
     let content = r#"{"format":9,"future":true}"#;
-    let newer = format!(
-        r#"{{"crc32c":{},"content":{content}}}"#,
-        crc32c::crc32c(content.as_bytes())
-    );
+    let newer = format!(r#"{{"crc32c":{},"content":{content}}}"#, crc32c::crc32c(content.as_bytes()));
     fs::write(&path, newer).unwrap();
     let error = DataFolder::open(dir.path(), "grid", 1).unwrap_err();
-    assert!(
-        matches!(error, Error::NewerFormat { found: 9, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, Error::NewerFormat { found: 9, .. }), "{error}");
 }
 
 #[test]
@@ -106,18 +85,9 @@ fn a_node_that_comes_back_with_another_store_is_known_even_after_a_restart() {
     seen.meet(2, old).unwrap();
     for seen in [seen, folder.seen().unwrap()] {
         let error = seen.meet(2, new).unwrap_err().to_string();
-        assert!(
-            error.contains("node 2") && error.contains("new number"),
-            "{error}"
-        );
+        assert!(error.contains("node 2") && error.contains("new number"), "{error}");
         seen.meet(3, new).unwrap();
     }
     fs::write(dir.path().join("SEEN"), "[]").unwrap();
-    assert!(
-        folder
-            .seen()
-            .unwrap_err()
-            .to_string()
-            .contains("SEEN is damaged")
-    );
+    assert!(folder.seen().unwrap_err().to_string().contains("SEEN is damaged"));
 }

@@ -10,11 +10,7 @@ use std::path::Path;
 const SHARD: u16 = 3;
 
 fn shared() -> SharedRocks {
-    SharedRocks::new(&SharedOptions {
-        write_buffer_bytes: 1 << 20,
-        ..SharedOptions::default()
-    })
-    .unwrap()
+    SharedRocks::new(&SharedOptions { write_buffer_bytes: 1 << 20, ..SharedOptions::default() }).unwrap()
 }
 
 fn open(dir: &Path, shared: &SharedRocks) -> StateStore {
@@ -26,10 +22,7 @@ fn at(index: u64) -> Applied {
 }
 
 fn conf(voters: &[u64]) -> ConfState {
-    ConfState {
-        voters: voters.to_vec(),
-        ..ConfState::default()
-    }
+    ConfState { voters: voters.to_vec(), ..ConfState::default() }
 }
 
 /// Copies a folder of files: what a crash leaves of an open database.
@@ -91,10 +84,7 @@ fn records_of_each_kind_come_back_and_go() {
 
     let store = open(&dir.path().join("3-1"), &shared);
     assert_eq!(store.applied(), Some((at(3), conf(&[1, 2, 3]))));
-    assert_eq!(
-        jobs(&store),
-        [(1, b"job".to_vec()), (1 << 39, b"job".to_vec())]
-    );
+    assert_eq!(jobs(&store), [(1, b"job".to_vec()), (1 << 39, b"job".to_vec())]);
     let (mut tasks, mut classes, mut submissions) = (vec![], vec![], vec![]);
     store
         .for_each_task(|seq, _| {
@@ -120,18 +110,8 @@ fn records_of_each_kind_come_back_and_go() {
     assert_eq!(store.meta(2).unwrap(), None);
     assert_eq!(store.body(1).unwrap(), Some(Bytes::from_static(b"body 1")));
     let bodies = store.bodies(&[1 << 39, 2, 1]).unwrap();
-    assert_eq!(
-        bodies,
-        [
-            Some(format!("body {}", 1u64 << 39).into()),
-            None,
-            Some("body 1".into())
-        ]
-    );
-    assert!(matches!(
-        store.bodies(&[0; 5_000]),
-        Err(Error::Contract { .. })
-    ));
+    assert_eq!(bodies, [Some(format!("body {}", 1u64 << 39).into()), None, Some("body 1".into())]);
+    assert!(matches!(store.bodies(&[0; 5_000]), Err(Error::Contract { .. })));
 }
 
 #[test]
@@ -146,10 +126,7 @@ fn a_walk_ends_with_the_first_error() {
         met += 1;
         Err(Error::damaged(SHARD, "job record", 0, "test"))
     };
-    assert!(matches!(
-        store.for_each_job(stop),
-        Err(Error::Damaged { .. })
-    ));
+    assert!(matches!(store.for_each_job(stop), Err(Error::Damaged { .. })));
     assert_eq!(met, 1);
 }
 
@@ -157,20 +134,10 @@ fn a_walk_ends_with_the_first_error() {
 fn commits_do_not_go_back_and_begin_with_a_configuration() {
     let (dir, shared) = (tempfile::tempdir().unwrap(), shared());
     let store = open(dir.path(), &shared);
-    assert!(matches!(
-        store.commit(store.writer(), at(1), None),
-        Err(Error::Contract { .. })
-    ));
-    store
-        .commit(store.writer(), at(5), Some(&conf(&[1])))
-        .unwrap();
-    assert!(matches!(
-        store.commit(store.writer(), at(4), None),
-        Err(Error::Contract { .. })
-    ));
-    store
-        .commit(store.writer(), at(6), Some(&conf(&[1, 2])))
-        .unwrap();
+    assert!(matches!(store.commit(store.writer(), at(1), None), Err(Error::Contract { .. })));
+    store.commit(store.writer(), at(5), Some(&conf(&[1]))).unwrap();
+    assert!(matches!(store.commit(store.writer(), at(4), None), Err(Error::Contract { .. })));
+    store.commit(store.writer(), at(6), Some(&conf(&[1, 2]))).unwrap();
     store.commit(store.writer(), at(7), None).unwrap();
     assert_eq!(store.applied(), Some((at(7), conf(&[1, 2]))));
 }
@@ -215,40 +182,24 @@ fn apply(store: &StateStore, index: u64) {
     if index > 10 {
         batch.delete_job(index - 10);
     }
-    store
-        .commit(batch, at(index), (index == 1).then(|| conf(&[1])).as_ref())
-        .unwrap();
+    store.commit(batch, at(index), (index == 1).then(|| conf(&[1])).as_ref()).unwrap();
 }
 
 /// The store holds what the entries up to its applied index make, nothing more and nothing less.
 fn check_prefix(store: &StateStore) -> u64 {
     let applied = store.applied().map_or(0, |(applied, _)| applied.index);
-    let expected: Vec<_> = (applied.saturating_sub(9).max(1)..=applied)
-        .map(|index| (index, vec![index as u8; 300]))
-        .collect();
+    let expected: Vec<_> =
+        (applied.saturating_sub(9).max(1)..=applied).map(|index| (index, vec![index as u8; 300])).collect();
     let mut found = jobs(store);
     if applied > 0 {
         assert_eq!(found.remove(0), (0, applied.to_be_bytes().to_vec()));
     }
     assert_eq!(found, expected);
-    let ended: Vec<u64> = store
-        .scan_ended_jobs(None, usize::MAX)
-        .unwrap()
-        .iter()
-        .map(|job| job.seq)
-        .collect();
+    let ended: Vec<u64> = store.scan_ended_jobs(None, usize::MAX).unwrap().iter().map(|job| job.seq).collect();
     assert_eq!(ended, (1..=applied).collect::<Vec<_>>());
     for index in 1..=applied + 1 {
-        assert_eq!(
-            store.body(index).unwrap().is_some(),
-            index <= applied,
-            "body {index}"
-        );
-        assert_eq!(
-            store.history(index, 0..=9, 9).unwrap().len(),
-            usize::from(index <= applied),
-            "row {index}"
-        );
+        assert_eq!(store.body(index).unwrap().is_some(), index <= applied, "body {index}");
+        assert_eq!(store.history(index, 0..=9, 9).unwrap().len(), usize::from(index <= applied), "row {index}");
     }
     applied
 }
@@ -268,10 +219,7 @@ fn a_crash_image_is_a_prefix_that_knows_its_length() {
             store.flush().unwrap();
             assert_eq!(store.durable_applied().unwrap(), Some(at(round * 40 + 40)));
         }
-        let at_least = store
-            .durable_applied()
-            .unwrap()
-            .map_or(0, |applied| applied.index);
+        let at_least = store.durable_applied().unwrap().map_or(0, |applied| applied.index);
         let image = dir.path().join(format!("image-{round}"));
         // The manifest is copied after the tables it names only if no flush ends in between; then RocksDB refuses to open
         // the copy, as it is no image of one moment. Try again.
@@ -283,16 +231,10 @@ fn a_crash_image_is_a_prefix_that_knows_its_length() {
             }
         };
         let found = check_prefix(&crashed);
-        assert!(
-            found >= at_least && found <= round * 40 + 40,
-            "{found} of at least {at_least}"
-        );
+        assert!(found >= at_least && found <= round * 40 + 40, "{found} of at least {at_least}");
         durable = durable.max(found);
     }
-    assert!(
-        durable >= 240,
-        "the explicit flushes reach 320, RocksDB's own some more: {durable}"
-    );
+    assert!(durable >= 240, "the explicit flushes reach 320, RocksDB's own some more: {durable}");
     assert_eq!(check_prefix(&store), 320);
 }
 
@@ -313,29 +255,13 @@ fn the_archive_is_read_by_day_and_dropped_by_day() {
     store.commit(batch, at(1), Some(&conf(&[1]))).unwrap();
     store.flush().unwrap();
 
-    assert_eq!(
-        store.ended_job(1011, 0..=u16::MAX).unwrap(),
-        Some((101, Bytes::copy_from_slice(&[0, 101])))
-    );
+    assert_eq!(store.ended_job(1011, 0..=u16::MAX).unwrap(), Some((101, Bytes::copy_from_slice(&[0, 101]))));
     assert_eq!(store.ended_job(1011, 102..=u16::MAX).unwrap(), None);
     assert_eq!(store.ended_job(1012, 0..=u16::MAX).unwrap(), None);
-    assert_eq!(
-        store.ended_task(1012, 101..=101).unwrap(),
-        Some((101, Bytes::from_static(b"task")))
-    );
+    assert_eq!(store.ended_task(1012, 101..=101).unwrap(), Some((101, Bytes::from_static(b"task"))));
     let rows = store.history(7, 101..=103, 100).unwrap();
     let places: Vec<_> = rows.iter().map(|row| (row.day, row.index, row.n)).collect();
-    assert_eq!(
-        places,
-        [
-            (101, 50, 0),
-            (101, 50, 1),
-            (101, 50, 2),
-            (103, 50, 0),
-            (103, 50, 1),
-            (103, 50, 2)
-        ]
-    );
+    assert_eq!(places, [(101, 50, 0), (101, 50, 1), (101, 50, 2), (103, 50, 0), (103, 50, 1), (103, 50, 2)]);
     assert_eq!(store.history(7, 0..=u16::MAX, 4).unwrap().len(), 4);
 
     let mut walked = Vec::new();
@@ -357,22 +283,9 @@ fn the_archive_is_read_by_day_and_dropped_by_day() {
     assert_eq!(walked, expected);
 
     store.drop_ended_before(103).unwrap();
-    assert_eq!(
-        store
-            .scan_ended_jobs(None, 100)
-            .unwrap()
-            .first()
-            .map(|job| job.day),
-        Some(103)
-    );
+    assert_eq!(store.scan_ended_jobs(None, 100).unwrap().first().map(|job| job.day), Some(103));
     assert_eq!(store.ended_job(1011, 0..=u16::MAX).unwrap(), None);
-    assert_eq!(
-        store
-            .ended_task(1038, 0..=u16::MAX)
-            .unwrap()
-            .map(|(day, _)| day),
-        Some(103)
-    );
+    assert_eq!(store.ended_task(1038, 0..=u16::MAX).unwrap().map(|(day, _)| day), Some(103));
     assert_eq!(store.history(7, 0..=u16::MAX, 100).unwrap().len(), 6);
 }
 
@@ -389,29 +302,15 @@ fn a_newer_format_and_damage_are_refused() {
         }
     };
     let store = open(dir.path(), &shared);
-    store
-        .commit(store.writer(), at(1), Some(&conf(&[1])))
-        .unwrap();
+    store.commit(store.writer(), at(1), Some(&conf(&[1]))).unwrap();
     drop(store);
     edit(&keys::FORMAT, Some(&2u32.to_be_bytes()));
-    assert!(matches!(
-        StateStore::open(dir.path(), SHARD, &shared),
-        Err(Error::NewerFormat { found: 2, .. })
-    ));
+    assert!(matches!(StateStore::open(dir.path(), SHARD, &shared), Err(Error::NewerFormat { found: 2, .. })));
     edit(&keys::FORMAT, None);
-    assert!(matches!(
-        StateStore::open(dir.path(), SHARD, &shared),
-        Err(Error::Damaged { .. })
-    ));
+    assert!(matches!(StateStore::open(dir.path(), SHARD, &shared), Err(Error::Damaged { .. })));
     edit(&keys::FORMAT, Some(&1u32.to_be_bytes()));
     edit(&keys::CONF_STATE, Some(b"?"));
-    assert!(matches!(
-        StateStore::open(dir.path(), SHARD, &shared),
-        Err(Error::Damaged { .. })
-    ));
+    assert!(matches!(StateStore::open(dir.path(), SHARD, &shared), Err(Error::Damaged { .. })));
     edit(&keys::CONF_STATE, None);
-    assert!(matches!(
-        StateStore::open(dir.path(), SHARD, &shared),
-        Err(Error::Damaged { .. })
-    ));
+    assert!(matches!(StateStore::open(dir.path(), SHARD, &shared), Err(Error::Damaged { .. })));
 }

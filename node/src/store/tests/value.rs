@@ -40,38 +40,19 @@ fn a_context_is_kept_only_for_configuration_changes() {
 #[test]
 fn every_changed_or_missing_byte_of_an_entry_is_noticed() {
     let mut bytes = Vec::new();
-    value::encode_entry(
-        KEY,
-        &entry(EntryType::EntryConfChangeV2, b"context"),
-        &mut bytes,
-    )
-    .unwrap();
+    value::encode_entry(KEY, &entry(EntryType::EntryConfChangeV2, b"context"), &mut bytes).unwrap();
     for at in 0..bytes.len() {
         let mut damaged = bytes.clone();
         damaged[at] ^= 0x40;
-        assert!(
-            value::decode_entry(KEY, 9, damaged.into()).is_err(),
-            "byte {at}"
-        );
-        assert!(
-            value::decode_entry(KEY, 9, Bytes::copy_from_slice(&bytes[..at])).is_err(),
-            "cut at {at}"
-        );
+        assert!(value::decode_entry(KEY, 9, damaged.into()).is_err(), "byte {at}");
+        assert!(value::decode_entry(KEY, 9, Bytes::copy_from_slice(&bytes[..at])).is_err(), "cut at {at}");
     }
-    assert_eq!(
-        value::decode_entry(b"kez", 9, bytes.into()),
-        Err("wrong checksum")
-    );
+    assert_eq!(value::decode_entry(b"kez", 9, bytes.into()), Err("wrong checksum"));
 }
 
 #[test]
 fn hard_states_positions_and_configurations_come_back_and_damage_is_noticed() {
-    let hard_state = HardState {
-        term: 3,
-        vote: 2,
-        commit: 1,
-        ..HardState::default()
-    };
+    let hard_state = HardState { term: 3, vote: 2, commit: 1, ..HardState::default() };
     let conf_state = ConfState {
         voters: vec![1, 2, u64::MAX],
         learners: vec![4],
@@ -93,13 +74,7 @@ fn hard_states_positions_and_configurations_come_back_and_damage_is_noticed() {
             assert!(fails(&damaged) && fails(&bytes[..at]), "byte {at}");
         }
     };
-    damages(&hard, &|bytes| {
-        value::decode_hard_state(KEY, bytes).is_err()
-    });
-    damages(&position, &|bytes| {
-        value::decode_position(KEY, bytes).is_err()
-    });
-    damages(&conf, &|bytes| {
-        value::decode_conf_state(KEY, bytes).is_err()
-    });
+    damages(&hard, &|bytes| value::decode_hard_state(KEY, bytes).is_err());
+    damages(&position, &|bytes| value::decode_position(KEY, bytes).is_err());
+    damages(&conf, &|bytes| value::decode_conf_state(KEY, bytes).is_err());
 }

@@ -14,9 +14,7 @@ async fn run_shell(script: &str) -> Ended {
 
 /// Ends a test that hangs.
 async fn within<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), what)
-        .await
-        .expect("the test hangs")
+    tokio::time::timeout(Duration::from_secs(60), what).await.expect("the test hangs")
 }
 
 /// Waits until the file is there.
@@ -87,10 +85,7 @@ async fn the_wall_time_ends_the_whole_group() {
 async fn a_job_that_ignores_sigterm_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let ready = folder.path().join("ready");
-    let command = shell(&format!(
-        "trap '' TERM; echo $$; touch {}; while :; do sleep 0.05; done",
-        ready.display()
-    ));
+    let command = shell(&format!("trap '' TERM; echo $$; touch {}; while :; do sleep 0.05; done", ready.display()));
     let stop = async {
         appears(&ready).await;
         Stop::Fenced
@@ -105,10 +100,8 @@ async fn a_job_that_ignores_sigterm_is_killed() {
 async fn a_kill_lets_the_job_end_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let ready = folder.path().join("ready");
-    let command = shell(&format!(
-        "trap 'echo saved; exit 0' TERM; touch {}; while :; do sleep 0.01; done",
-        ready.display()
-    ));
+    let command =
+        shell(&format!("trap 'echo saved; exit 0' TERM; touch {}; while :; do sleep 0.01; done", ready.display()));
     let stop = async {
         appears(&ready).await;
         Stop::Killed
@@ -138,9 +131,7 @@ async fn cpu_and_memory_are_measured() {
 #[tokio::test]
 async fn a_program_that_does_not_exist_is_an_error() {
     let command = Command::new(["/nowhere/program"]);
-    let error = within(run(&command, &[], None, pending()))
-        .await
-        .unwrap_err();
+    let error = within(run(&command, &[], None, pending())).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
     assert!(!Path::new("/nowhere").exists());
 }
@@ -149,10 +140,7 @@ async fn a_program_that_does_not_exist_is_an_error() {
 async fn dropping_the_future_kills_the_group() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pid");
-    let command = shell(&format!(
-        "echo $$ > {0}.new; mv {0}.new {0}; exec sleep 600",
-        file.display()
-    ));
+    let command = shell(&format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 600", file.display()));
     tokio::select! {
         _ = run(&command, &[], None, pending()) => panic!("it ended"),
         () = within(appears(&file)) => {}

@@ -36,19 +36,13 @@ async fn a_node_that_dies_shows_its_log() {
     };
     let text = error.to_string();
     assert!(matches!(error, LocalError::Died { .. }), "{text}");
-    assert!(
-        text.contains("bad disk at") && text.contains("node-"),
-        "{text}"
-    );
+    assert!(text.contains("bad disk at") && text.contains("node-"), "{text}");
 }
 
 #[tokio::test]
 async fn a_node_that_hangs_is_given_up_and_killed() {
     let folder = tempfile::tempdir().unwrap();
-    let script = format!(
-        "echo $$ >> {}/pids; exec sleep 600",
-        folder.path().display()
-    );
+    let script = format!("echo $$ >> {}/pids; exec sleep 600", folder.path().display());
     let Err(error) = LocalCluster::start(options(folder.path(), &script)).await else {
         panic!("started");
     };
@@ -60,14 +54,9 @@ async fn a_node_that_hangs_is_given_up_and_killed() {
 #[tokio::test]
 async fn a_port_taken_by_another_is_chosen_again() {
     let folder = tempfile::tempdir().unwrap();
-    let script = format!(
-        "echo run >> {}/runs; echo 'Address already in use (os error 98)'; exit 1",
-        folder.path().display()
-    );
-    let options = LocalOptions {
-        nodes: 1,
-        ..options(folder.path(), &script)
-    };
+    let script =
+        format!("echo run >> {}/runs; echo 'Address already in use (os error 98)'; exit 1", folder.path().display());
+    let options = LocalOptions { nodes: 1, ..options(folder.path(), &script) };
     assert!(LocalCluster::start(options).await.is_err());
     let runs = std::fs::read_to_string(folder.path().join("runs")).unwrap();
     assert_eq!(runs.lines().count(), STARTS_MAX as usize);
@@ -81,10 +70,7 @@ async fn nodes_are_killed_stopped_paused_and_started_again() {
         processes: (0..3).map(|_| None).collect(),
         record: Record::new("test", 3, 6, 3).unwrap(),
         options: LocalOptions::default(),
-        binary: program(
-            folder.path(),
-            "trap 'exit 0' TERM; while :; do sleep 0.01; done",
-        ),
+        binary: program(folder.path(), "trap 'exit 0' TERM; while :; do sleep 0.01; done"),
         folder: folder.path().to_owned(),
         _temporary: None,
     };
@@ -97,11 +83,7 @@ async fn nodes_are_killed_stopped_paused_and_started_again() {
     assert!(matches!(cluster.kill(1), Err(LocalError::NoNode(1))));
     assert!(matches!(cluster.pause(4), Err(LocalError::NoNode(4))));
     cluster.start_node(1).unwrap();
-    let (again, second, third) = (
-        cluster.pid(1).unwrap(),
-        cluster.pid(2).unwrap(),
-        cluster.pid(3).unwrap(),
-    );
+    let (again, second, third) = (cluster.pid(1).unwrap(), cluster.pid(2).unwrap(), cluster.pid(3).unwrap());
     // The shell is paused before or after it has set its trap; both ends are ends.
     cluster.pause(2).unwrap();
     cluster.stop_node(2).await.unwrap();
@@ -117,26 +99,12 @@ async fn a_folder_keeps_its_shape() {
     let record = Record::new("test", 3, 6, 3).unwrap();
     record.write(folder.path()).unwrap();
     let same = LocalOptions::default();
-    assert_eq!(
-        matching(record.clone(), &same, folder.path()).unwrap(),
-        record
-    );
-    let other = LocalOptions {
-        shards: 7,
-        ..LocalOptions::default()
-    };
+    assert_eq!(matching(record.clone(), &same, folder.path()).unwrap(), record);
+    let other = LocalOptions { shards: 7, ..LocalOptions::default() };
     assert!(matching(record, &other, folder.path()).is_err());
     for bad in [(0, 6, None), (3, 0, None), (3, 5000, None), (2, 6, Some(3))] {
-        let options = LocalOptions {
-            nodes: bad.0,
-            shards: bad.1,
-            replicas: bad.2,
-            ..LocalOptions::default()
-        };
-        assert!(
-            matches!(new_record(&options), Err(LocalError::Options(_))),
-            "{bad:?}"
-        );
+        let options = LocalOptions { nodes: bad.0, shards: bad.1, replicas: bad.2, ..LocalOptions::default() };
+        assert!(matches!(new_record(&options), Err(LocalError::Options(_))), "{bad:?}");
     }
 }
 
