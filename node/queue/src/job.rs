@@ -147,9 +147,7 @@ impl Job {
             out.put_u32(number);
         }
         out.put_i32(self.priority);
-        for number in
-            [self.task, self.session, self.changed_ms, self.ready_ms, self.leased_ms, self.started_ms]
-        {
+        for number in [self.task, self.session, self.changed_ms, self.ready_ms, self.leased_ms, self.started_ms] {
             out.put_u64(number);
         }
         out.put_str(worker);
@@ -256,9 +254,7 @@ impl Report {
     /// Reads a report.
     pub fn decode(get: &mut Get) -> Result<Self, Error> {
         let (exit_code, cpu_ms, memory_peak_kib, started_ms) = (get.i32()?, get.u64()?, get.u64()?, get.u64()?);
-        let errors = (0..get.u8()?)
-            .map(|_| Ok((get.str()?, get.i32()?, get.str()?)))
-            .collect::<Result<_, Error>>()?;
+        let errors = (0..get.u8()?).map(|_| Ok((get.str()?, get.i32()?, get.str()?))).collect::<Result<_, Error>>()?;
         Ok(Report { exit_code, cpu_ms, memory_peak_kib, started_ms, errors, output: get.bytes()? })
     }
 }

@@ -315,11 +315,8 @@ fn pop_by_age(lanes: &[Arc<Lane>], wanted: &Wanted<'_>, out: &mut Vec<Popped>, b
         }
     }
     while out.len() - before < wanted.max && !classes.is_empty() {
-        let (at, class) = classes
-            .iter()
-            .enumerate()
-            .min_by_key(|(_, c)| c.head.load(Ordering::Relaxed))
-            .expect("there is a class");
+        let (at, class) =
+            classes.iter().enumerate().min_by_key(|(_, c)| c.head.load(Ordering::Relaxed)).expect("there is a class");
         let room = wanted.max - (out.len() - before);
         let turn = if classes.len() == 1 { room } else { room.min(TURN_JOBS) };
         if class.take(turn, out) < turn || !class.has() {

@@ -35,9 +35,7 @@ impl ShareOrder {
         };
         let mut order: Vec<(bool, f64, f64, u32)> =
             shares.iter().map(|s| (*s.name != *"Test", over_use(s), -s.target, s.id)).collect();
-        order.sort_by(|a, b| {
-            a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.total_cmp(&b.2)).then(a.3.cmp(&b.3))
-        });
+        order.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.total_cmp(&b.2)).then(a.3.cmp(&b.3)));
         let ranks = order.iter().enumerate().map(|(rank, share)| (share.3, rank as u32)).collect();
         ShareOrder { ranks }
     }

@@ -107,9 +107,7 @@ impl Slots {
 
     /// Bytes held.
     pub fn memory_bytes(&self) -> usize {
-        self.jobs.capacity() * size_of::<Job>()
-            + self.free.capacity() * 4
-            + self.pages.len() * (size_of::<Page>() + 32)
+        self.jobs.capacity() * size_of::<Job>() + self.free.capacity() * 4 + self.pages.len() * (size_of::<Page>() + 32)
     }
 
     /// Gives memory back once most of it is unused.

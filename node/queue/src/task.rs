@@ -175,9 +175,16 @@ impl Task {
         let count = |state: JobState| self.counts[state as usize];
         if self.ended() < self.jobs {
             let begun = self.ended() > 0
-                || [JobState::Sent, JobState::Starting, JobState::Running, JobState::Holding, JobState::Transferring, JobState::Merging]
-                    .iter()
-                    .any(|&s| count(s) > 0);
+                || [
+                    JobState::Sent,
+                    JobState::Starting,
+                    JobState::Running,
+                    JobState::Holding,
+                    JobState::Transferring,
+                    JobState::Merging,
+                ]
+                .iter()
+                .any(|&s| count(s) > 0);
             return if begun { TaskState::Running } else { TaskState::Ready };
         }
         match (count(JobState::Finished), count(JobState::Failed)) {
@@ -304,10 +311,7 @@ impl Task {
 
     /// Estimated bytes held; does not change while the task lives.
     pub fn memory_bytes(&self) -> usize {
-        size_of::<Task>()
-            + self.name.len()
-            + self.body_type.len()
-            + self.deps.as_ref().map_or(0, |d| d.memory_bytes())
+        size_of::<Task>() + self.name.len() + self.body_type.len() + self.deps.as_ref().map_or(0, |d| d.memory_bytes())
     }
 }
 
@@ -353,6 +357,13 @@ impl EndedTask {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn live_records_are_small() {
+        let (job, task) = (size_of::<crate::Job>(), size_of::<Task>());
+        println!("a job takes {job} bytes, a task {task}");
+        assert!(job <= 96 && task <= 240);
+    }
 
     #[test]
     fn waits_grow_to_the_ceiling_and_differ_between_jobs() {

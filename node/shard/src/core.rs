@@ -237,8 +237,8 @@ impl<T> Core<T> {
         owed: T,
     ) -> Result<Option<T>, (Shed, T)> {
         if let Err(shed) = self.room() {
-            if let (Shed::Busy, Some(leading)) = (shed, &mut self.leading) {
-                popped.iter().for_each(|p| leading.put_back(&mut self.machine, p));
+            if let (Shed::Busy, Some(leading)) = (shed, &self.leading) {
+                popped.iter().for_each(|p| leading.put_back(&self.machine, p));
             }
             return Err((shed, owed));
         }

@@ -174,11 +174,8 @@ impl Leading {
         task.is_unmade(position) && task.rest_state == JobState::Activated && task.class == popped.class
     }
 
-    /// Gives a claimed job back to the head of its class.
-    pub fn put_back(&mut self, machine: &mut Machine, popped: &Popped) {
-        if let Some(job) = machine.jobs_volatile().get_mut(popped.seq) {
-            job.reserved = false;
-        }
+    /// Gives a job that was taken from the index, but not claimed, back to the head of its class.
+    pub fn put_back(&self, machine: &Machine, popped: &Popped) {
         if let Some(class) = machine.classes().find(popped.class) {
             self.index.put_back(popped.seq, popped.class, &class.key, popped.priority);
         }

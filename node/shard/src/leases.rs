@@ -20,12 +20,23 @@ pub struct ExpiryPolicy {
     pub breaker_percent: u64,
 }
 
+/// A lease that has run out: job and attempt.
+struct Silent {
+    lease: (u64, u32),
+    session: u64,
+    ttl_ms: u64,
+}
+
 /// Leases by the time at which they are to be looked at.
 pub struct LeaseTable {
-    buckets: BTreeMap<u64, Vec<u64>>,
+    /// Job and attempt.
+    buckets: BTreeMap<u64, Vec<(u64, u32)>>,
     /// (time, session) of recent expiries, for the breaker.
     recent: VecDeque<(u64, u64)>,
+    /// Until when the breaker holds expiry back.
     held_until_ms: u64,
+    /// Sessions that were held back, and until when: they get one more lease time, and not another.
+    held: BTreeMap<u64, u64>,
     budget: u64,
     budget_ms: u64,
     /// Times that the breaker held expiry back.
@@ -40,6 +51,7 @@ impl LeaseTable {
             buckets: BTreeMap::new(),
             recent: VecDeque::new(),
             held_until_ms: 0,
+            held: BTreeMap::new(),
             budget: 0,
             budget_ms: now_ms,
             breaks: 0,
@@ -51,17 +63,17 @@ impl LeaseTable {
             if job.state.is_leased() {
                 let ttl = u64::from(job.ttl_ms);
                 job.beat_ms = now_ms + mix(job.seq) % (ttl / 4).max(1);
-                leases.push((job.seq, job.beat_ms + ttl + policy.grace_ms));
+                leases.push((job.seq, job.attempt, job.beat_ms + ttl + policy.grace_ms));
             }
         });
         // In order of number: the walk above is in the order of slots, which differs between replicas.
         leases.sort_unstable();
-        leases.into_iter().for_each(|(seq, due)| table.file(seq, due));
+        leases.into_iter().for_each(|(seq, attempt, due)| table.file((seq, attempt), due));
         table
     }
 
-    fn file(&mut self, seq: u64, due_ms: u64) {
-        self.buckets.entry(due_ms / LEASE_BUCKET_MS + 1).or_default().push(seq);
+    fn file(&mut self, lease: (u64, u32), due_ms: u64) {
+        self.buckets.entry(due_ms / LEASE_BUCKET_MS + 1).or_default().push(lease);
     }
 
     /// A lease was given.
@@ -69,7 +81,7 @@ impl LeaseTable {
         if let Some(job) = machine.jobs_volatile().get_mut(seq).filter(|j| j.state.is_leased()) {
             job.beat_ms = now_ms;
             let due = now_ms + u64::from(job.ttl_ms) + policy.grace_ms;
-            self.file(seq, due);
+            self.file((seq, job.attempt), due);
         }
     }
 
@@ -89,21 +101,24 @@ impl LeaseTable {
         let mut silent = Vec::new();
         let mut again = Vec::new();
         while let Some(bucket) = self.buckets.first_entry().filter(|b| *b.key() * LEASE_BUCKET_MS <= now_ms) {
-            for seq in bucket.remove() {
-                let Some(job) = machine.job(seq).filter(|j| j.state.is_leased()) else {
+            for (seq, attempt) in bucket.remove() {
+                // A lease given meanwhile was filed by itself.
+                let Some(job) = machine.job(seq).filter(|j| j.state.is_leased() && j.attempt == attempt) else {
                     continue;
                 };
-                let due = job.beat_ms + u64::from(job.ttl_ms) + policy.grace_ms;
+                let (session, ttl_ms) = (job.session, u64::from(job.ttl_ms));
+                let due = job.beat_ms + ttl_ms + policy.grace_ms;
                 if due > now_ms {
-                    again.push((seq, due));
+                    self.held.remove(&session);
+                    again.push(((seq, attempt), due));
                 } else {
-                    silent.push((seq, job.attempt, job.session, u64::from(job.ttl_ms)));
+                    silent.push(Silent { lease: (seq, attempt), session, ttl_ms });
                 }
             }
         }
-        let silent = self.hold_back(machine, silent, now_ms, policy, &mut again);
-        again.into_iter().for_each(|(seq, due)| self.file(seq, due));
-        silent
+        again.into_iter().for_each(|(lease, due)| self.file(lease, due));
+        let silent = self.hold_back(machine, silent, now_ms, policy);
+        self.limit(silent, now_ms)
     }
 
     /// Expiries allowed now: 100 a second or 2 % of the leases a second, saved up for at most a second.
@@ -117,53 +132,66 @@ impl LeaseTable {
         }
     }
 
-    /// Applies breaker and rate limit; what is held back is filed again.
+    /// Applies the breaker; what it holds back is filed again. While it holds, and for whoever is silent then, each
+    /// session gets one more lease time, and only one: workers that are dead are found out then.
     fn hold_back(
         &mut self,
         machine: &Machine,
-        silent: Vec<(u64, u32, u64, u64)>,
+        silent: Vec<Silent>,
         now_ms: u64,
         policy: ExpiryPolicy,
-        again: &mut Vec<(u64, u64)>,
-    ) -> Vec<(u64, u32)> {
-        if silent.is_empty() {
-            return Vec::new();
+    ) -> Vec<Silent> {
+        let waited = |lease: &Silent| self.held.get(&lease.session).is_some_and(|until| *until <= now_ms);
+        let (mut passing, fresh): (Vec<Silent>, Vec<Silent>) = silent.into_iter().partition(waited);
+        if now_ms >= self.held_until_ms && self.trips(machine, &fresh, now_ms, policy) {
+            // So many workers at once: the network is ill, not the workers.
+            self.held_until_ms = now_ms + fresh.iter().map(|lease| lease.ttl_ms).max().unwrap_or(0);
+            self.held.retain(|_, until| *until + EXPIRY_WINDOW_MS > now_ms);
+            self.recent.clear();
+            self.breaks += 1;
         }
+        if now_ms >= self.held_until_ms {
+            passing.extend(fresh);
+            return passing;
+        }
+        for Silent { lease, session, ttl_ms } in fresh {
+            let until = *self.held.entry(session).or_insert(now_ms + ttl_ms);
+            self.file(lease, until);
+        }
+        passing
+    }
+
+    /// Whether too many sessions have fallen silent within the window.
+    fn trips(&mut self, machine: &Machine, fresh: &[Silent], now_ms: u64, policy: ExpiryPolicy) -> bool {
         while self.recent.front().is_some_and(|(time, _)| time + EXPIRY_WINDOW_MS < now_ms) {
             self.recent.pop_front();
         }
-        if now_ms >= self.held_until_ms {
-            let sessions: BTreeSet<u64> =
-                silent.iter().map(|(_, _, session, _)| *session).chain(self.recent.iter().map(|(_, s)| *s)).collect();
-            let gone = sessions.len() as u64;
-            if gone >= EXPIRY_SESSIONS_MIN && gone * 100 > machine.sessions() as u64 * policy.breaker_percent {
-                // So many workers at once: the network is ill, not the workers. Give them one more lease time.
-                let ttl = silent.iter().map(|(_, _, _, ttl)| *ttl).max().unwrap_or(0);
-                self.held_until_ms = now_ms + ttl;
-                self.recent.clear();
-                self.breaks += 1;
-                again.extend(silent.into_iter().map(|(seq, _, _, ttl)| (seq, now_ms + ttl)));
-                return Vec::new();
-            }
-        }
+        let recent = self.recent.iter().map(|(_, session)| *session);
+        let gone = fresh.iter().map(|lease| lease.session).chain(recent).collect::<BTreeSet<u64>>().len() as u64;
+        !fresh.is_empty()
+            && gone >= EXPIRY_SESSIONS_MIN
+            && gone * 100 > machine.sessions() as u64 * policy.breaker_percent
+    }
+
+    /// Applies the rate limit; what is beyond it is filed again.
+    fn limit(&mut self, mut silent: Vec<Silent>, now_ms: u64) -> Vec<(u64, u32)> {
         let allowed = (self.budget as usize).min(silent.len());
         self.budget -= allowed as u64;
-        let mut out = Vec::with_capacity(allowed);
-        for (at, (seq, attempt, session, _)) in silent.into_iter().enumerate() {
-            if at < allowed {
-                if self.recent.back().is_none_or(|(_, last)| *last != session) {
-                    self.recent.push_back((now_ms, session));
-                }
-                out.push((seq, attempt));
-            } else {
-                again.push((seq, now_ms));
+        for late in silent.drain(allowed..) {
+            self.file(late.lease, now_ms);
+        }
+        for lease in &silent {
+            let counted = self.held.contains_key(&lease.session)
+                || self.recent.back().is_some_and(|(_, last)| *last == lease.session);
+            if !counted {
+                self.recent.push_back((now_ms, lease.session));
             }
         }
-        out
+        silent.into_iter().map(|expired| expired.lease).collect()
     }
 
     /// Estimated bytes held.
     pub fn memory_bytes(&self) -> usize {
-        self.buckets.values().map(|b| b.capacity() * 8 + 64).sum()
+        self.buckets.values().map(|b| b.capacity() * 16 + 64).sum::<usize>() + self.held.len() * 24
     }
 }

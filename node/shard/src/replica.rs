@@ -204,6 +204,7 @@ impl Replica {
             push_split(message, self.config.append_bytes_max, &mut output.messages);
         }
         for message in ready.take_persisted_messages() {
+            let message = self.aligned(message);
             push_split(message, self.config.append_bytes_max, &mut after_write);
         }
         // The storage must hold the entries before raft lets go of them.
@@ -337,15 +338,16 @@ impl Replica {
 
     /// The append with the position that its entries follow.
     ///
-    /// raft joins entries to an append of the same turn to the same peer; if that one held none, it keeps its position,
-    /// although the peer may have asked for earlier entries since.
+    /// raft joins entries to an append of the same turn to the same peer. If that one held none it keeps its position,
+    /// although the peer may have asked for earlier entries since. Where the position's term is not known any more, the
+    /// entries stay behind: the peer will ask again.
     fn aligned(&self, mut message: Message) -> Message {
         let before = message.entries.first().map(|first| first.index - 1);
-        if let Some(index) = before.filter(|index| *index != message.index)
-            && message.get_msg_type() == MessageType::MsgAppend
-            && let Ok(log_term) = self.raw.raft.raft_log.term(index)
-        {
-            (message.index, message.log_term) = (index, log_term);
+        let append = message.get_msg_type() == MessageType::MsgAppend;
+        let Some(index) = before.filter(|index| append && *index != message.index) else { return message };
+        match self.raw.raft.raft_log.term(index) {
+            Ok(log_term) if log_term <= message.term => (message.index, message.log_term) = (index, log_term),
+            _ => drop(message.take_entries()),
         }
         message
     }

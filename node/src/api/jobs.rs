@@ -1,7 +1,7 @@
 //! Submitters and users.
 
 use super::selector::{Of, read_cursor, scope, write_cursor};
-use super::{check, invalid, status};
+use super::{NEW_QUEUE_WAIT, check, invalid, status};
 use crate::clock::Clock;
 use crate::directory::Counters;
 use crate::query::{Filter, From, Page, QueryCall, Targets};
@@ -27,8 +27,6 @@ const PAGE_MAX: u32 = 10_000;
 const PAGE: u32 = 100;
 /// How often a watched task is looked at.
 const WATCH: Duration = Duration::from_millis(100);
-/// How long a submission waits for a queue that this node does not know yet.
-const NEW_QUEUE_WAIT: Duration = Duration::from_millis(1_500);
 
 /// The service.
 #[derive(Clone)]
@@ -55,22 +53,11 @@ impl JobsApi {
         result.map(Response::new).map_err(|fault| status(fault, &self.meta()))
     }
 
-    /// The meta view, once it knows the queue: another node may have made it just now.
-    async fn meta_with_queue(&self, queue: &str) -> Arc<MetaView> {
-        let deadline = tokio::time::Instant::now() + NEW_QUEUE_WAIT;
-        loop {
-            let changed = self.router.directory.meta_changed.notified();
-            let meta = self.meta();
-            if meta.queue(queue).is_some() || tokio::time::timeout_at(deadline, changed).await.is_err() {
-                return meta;
-            }
-        }
-    }
-
     async fn submit_request(&self, request: v1::SubmitRequest) -> Result<v1::SubmitReply, Fault> {
         let spec = request.task.as_ref().ok_or_else(|| invalid("task is missing"))?;
         let submission = check::submission_id(&request.submission_id)?;
-        let meta = self.meta_with_queue(&spec.queue).await;
+        let named = std::slice::from_ref(&spec.queue);
+        let meta = self.router.directory.meta_with_queues(named, NEW_QUEUE_WAIT).await;
         let unknown = || {
             Fault::new(
                 Code::NotFound,

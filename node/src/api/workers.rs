@@ -1,7 +1,7 @@
 //! Workers: one stream is one session. A frame may carry results, heartbeats and a lease request; what is ready at the
 //! same time goes back in one frame.
 
-use super::{check, invalid, status};
+use super::{NEW_QUEUE_WAIT, check, invalid, status};
 use crate::directory::Counters;
 use crate::dispatch::{Ask, Cancel, Dispatcher};
 use crate::hints::WorkerWord;
@@ -10,7 +10,7 @@ use crate::router::Router;
 use crate::sessions::{PUSHES, Push, Sessions};
 use futures::stream::{FuturesUnordered, StreamExt};
 use moso_proto::v1::{self, workers_server::Workers};
-use moso_proto::{Code, JobId, TaskId};
+use moso_proto::{Code, JobId, JobState, TaskId};
 use moso_queue::command::{Command, JobResult, Outcome, Reply, ResultStatus};
 use moso_queue::filter::WorkerOffer;
 use moso_queue::job::{EndedJob, Report};
@@ -105,6 +105,7 @@ impl WorkersApi {
     }
 }
 
+#[derive(Clone)]
 struct Session {
     api: WorkersApi,
     number: u64,
@@ -188,13 +189,7 @@ impl Session {
                 parts.push(Box::pin(std::future::ready(v1::NodeFrame { lease, ..v1::NodeFrame::default() })));
                 return Ok(!frame.drained);
             }
-            match self.ask(request) {
-                Ok(ask) => *leasing = Some(self.lease(id, ask)),
-                Err(fault) => parts.push(Box::pin(std::future::ready(v1::NodeFrame {
-                    lease: Some(v1::LeaseReply { request_id: id, leases: Vec::new(), fault: Some(fault_of(&fault)) }),
-                    ..v1::NodeFrame::default()
-                }))),
-            }
+            *leasing = Some(self.lease(request));
         }
         if frame.drained {
             *leasing = None;
@@ -202,8 +197,7 @@ impl Session {
         Ok(!frame.drained)
     }
 
-    fn ask(&self, request: v1::LeaseRequest) -> Result<Ask, Fault> {
-        let meta = self.api.router.directory.meta.load();
+    async fn ask(&self, request: v1::LeaseRequest) -> Result<Ask, Fault> {
         if request.queues.is_empty() {
             return Err(invalid("a lease request names at least one queue"));
         }
@@ -213,6 +207,7 @@ impl Session {
                 format!("at most {QUEUES_MAX} queues and {TAGS_MAX} tags in one lease request"),
             ));
         }
+        let meta = self.api.router.directory.meta_with_queues(&request.queues, NEW_QUEUE_WAIT).await;
         let queues = request
             .queues
             .iter()
@@ -248,17 +243,22 @@ impl Session {
     }
 
     /// Leases in the background, so that what was leased is given back if nobody takes the answer.
-    fn lease(&self, request_id: u64, ask: Ask) -> Leasing {
+    fn lease(&self, request: v1::LeaseRequest) -> Leasing {
         let (send, answer) = oneshot::channel();
         let cancel = Arc::new(Cancel::default());
-        let (dispatcher, cancelled, session) = (self.api.dispatcher.clone(), cancel.clone(), self.number);
+        let (session, cancelled) = (self.clone(), cancel.clone());
         tokio::spawn(async move {
-            let (leases, fault) = match dispatcher.lease(&ask, &cancelled).await {
+            let (dispatcher, request_id) = (&session.api.dispatcher, request.request_id);
+            let leased = match session.ask(request).await {
+                Ok(ask) => dispatcher.lease(&ask, &cancelled).await,
+                Err(fault) => Err(fault),
+            };
+            let (leases, fault) = match leased {
                 Ok(leases) => (leases, None),
                 Err(fault) => (Vec::new(), Some(fault_of(&fault))),
             };
             if let Err(reply) = send.send(v1::LeaseReply { request_id, leases, fault }) {
-                dispatcher.undelivered(session, &reply.leases).await;
+                dispatcher.undelivered(session.number, &reply.leases).await;
             }
         });
         Leasing { cancel, answer }
@@ -376,8 +376,10 @@ pub fn recognise_repeats(router: &Router, shard: u16, command: &Command, reply: 
             continue;
         }
         let ended = store.ended_job(result.seq, today.saturating_sub(1)..=today).ok().flatten();
-        let ended = ended.and_then(|(_, bytes)| EndedJob::decode(result.seq, bytes).ok());
-        if ended.is_some_and(|e| e.job.attempt == result.attempt && e.job.session == *session) {
+        let Some(ended) = ended.and_then(|(_, bytes)| EndedJob::decode(result.seq, bytes).ok()) else { continue };
+        // A success is recorded only if the job finished: it may have been killed meanwhile.
+        let recorded = (result.outcome == Outcome::Finished) == (ended.job.state == JobState::Finished);
+        if recorded && ended.job.attempt == result.attempt && ended.job.session == *session {
             *status = ResultStatus::Accepted;
         }
     }

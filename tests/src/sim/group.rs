@@ -386,7 +386,7 @@ impl Group {
         for message in out.messages.drain(..) {
             around.disk.check_promise(self.shard, &message)?;
             let to = super::node_of(message.to);
-            network::send(around.env, around.node, to, self.shard, &message);
+            network::send(around.env, around.node, to, self.shard, &message)?;
         }
         for append in out.appends.drain(..) {
             self.check_append(around, &append)?;

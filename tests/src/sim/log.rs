@@ -242,7 +242,8 @@ impl LogWriter {
         for task in tasks {
             for message in &task.append.messages {
                 disk.check_promise(task.shard, message)?;
-                network::send(env, node, super::node_of(message.to), task.shard, message);
+                let to = super::node_of(message.to);
+                network::send(env, node, to, task.shard, message)?;
             }
             persisted.push((task.shard, task.append.number));
         }

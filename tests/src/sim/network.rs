@@ -3,6 +3,7 @@
 use super::env::Env;
 use super::event::Event;
 use super::trace::Note;
+use super::watch::{Check, Violation};
 use bytes::Bytes;
 use moso_shard::{Message, wire};
 
@@ -67,14 +68,17 @@ impl Network {
 }
 
 /// Sends a message of Raft through the wire's encoding.
-pub fn send(env: &mut Env, from: usize, to: usize, shard: u16, message: &Message) {
+pub fn send(env: &mut Env, from: usize, to: usize, shard: u16, message: &Message) -> Check {
     let mut encoded = Vec::new();
-    wire::encode_message(message, &mut encoded).expect("replicas exchange such messages");
+    if let Err(error) = wire::encode_message(message, &mut encoded) {
+        let invariant = "messages are well formed";
+        return Violation::new(invariant, format!("shard {shard}: {error}: {message:?}"));
+    }
     let bytes = Bytes::from(encoded);
     if !env.net.passes(from, to) || lost(env) {
         env.cover.count("network: lost");
         env.note(Note::Lost { from, to, shard });
-        return;
+        return Ok(());
     }
     let part = env.plan.network.duplicates;
     let copies = if !env.calm && env.chance(part) { 2 } else { 1 };
@@ -90,6 +94,7 @@ pub fn send(env: &mut Env, from: usize, to: usize, shard: u16, message: &Message
         let bytes = bytes.clone();
         env.after(delay_ms, Event::Message { to, shard, bytes });
     }
+    Ok(())
 }
 
 /// Whether and when something passes between a client and a node.

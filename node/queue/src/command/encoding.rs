@@ -98,9 +98,7 @@ impl Command {
                 Command::Results { session, results: get_list(&mut get, 13, get_result)? }
             }
             EXPIRE => Command::Expire { jobs: get_list(&mut get, 12, |get| Ok((get.u64()?, get.u32()?)))? },
-            PHASE => {
-                Command::Phase { jobs: get_list(&mut get, 13, |get| Ok((get.u64()?, get.u32()?, get.u8()?)))? }
-            }
+            PHASE => Command::Phase { jobs: get_list(&mut get, 13, |get| Ok((get.u64()?, get.u32()?, get.u8()?)))? },
             WAKE => Command::Wake { jobs: get_numbers(&mut get)? },
             TIME_OUT => {
                 let (fail, code) = (get.bool()?, get.u8()?);
@@ -269,11 +267,7 @@ fn put_list<T>(out: &mut Vec<u8>, items: &[T], put: impl Fn(&mut Vec<u8>, &T)) {
 }
 
 /// Reads a list whose items take at least `item_bytes` each.
-fn get_list<T>(
-    get: &mut Get,
-    item_bytes: usize,
-    item: impl Fn(&mut Get) -> Result<T, Error>,
-) -> Result<Vec<T>, Error> {
+fn get_list<T>(get: &mut Get, item_bytes: usize, item: impl Fn(&mut Get) -> Result<T, Error>) -> Result<Vec<T>, Error> {
     let count = get.count(item_bytes)?;
     (0..count).map(|_| item(get)).collect()
 }

@@ -257,7 +257,13 @@ impl Machine {
     }
 
     /// Jobs that were in a state for too long, if they still are in it since the same time.
-    pub(super) fn time_out(&mut self, jobs: &[(u64, JobState, u64)], fail: bool, code: u8, effects: &mut Effects) -> Reply {
+    pub(super) fn time_out(
+        &mut self,
+        jobs: &[(u64, JobState, u64)],
+        fail: bool,
+        code: u8,
+        effects: &mut Effects,
+    ) -> Reply {
         for &(seq, state, changed_ms) in jobs {
             let Some(job) = self.jobs.get(seq) else { continue };
             if job.state != state || job.changed_ms != changed_ms {
@@ -272,10 +278,8 @@ impl Machine {
                 continue;
             }
             let text = format!("too long in state {state}");
-            let report = Report {
-                errors: vec![("jobDispatcher".into(), i32::from(code), text.into())],
-                ..Report::default()
-            };
+            let report =
+                Report { errors: vec![("jobDispatcher".into(), i32::from(code), text.into())], ..Report::default() };
             if leased {
                 self.end_attempt(seq, Reason::TimedOut, report, false, effects);
             } else {

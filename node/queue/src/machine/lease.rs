@@ -8,7 +8,14 @@ use moso_proto::JobState;
 
 impl Machine {
     /// Gives jobs to a session. Jobs that are no longer ready are left out: the log decides, not the leader's index.
-    pub(super) fn lease(&mut self, session: u64, worker: &str, ttl_ms: u32, jobs: &[u64], effects: &mut Effects) -> Reply {
+    pub(super) fn lease(
+        &mut self,
+        session: u64,
+        worker: &str,
+        ttl_ms: u32,
+        jobs: &[u64],
+        effects: &mut Effects,
+    ) -> Reply {
         let mut leased = Vec::with_capacity(jobs.len());
         if session == 0 || ttl_ms == 0 {
             return Reply::Leased(leased);
@@ -29,10 +36,7 @@ impl Machine {
             leased.push((seq, job.attempt));
             self.set_state(seq, JobState::Sent, Reason::None, effects);
             effects.leased.push(seq);
-            self.holders
-                .entry(session)
-                .or_insert_with(|| Holder { name: worker.into(), leases: 0 })
-                .leases += 1;
+            self.holders.entry(session).or_insert_with(|| Holder { name: worker.into(), leases: 0 }).leases += 1;
         }
         Reply::Leased(leased)
     }
@@ -89,7 +93,14 @@ impl Machine {
     }
 
     /// The attempt of a leased job is over without success: the job is ended, or made ready for its next attempt.
-    pub(super) fn end_attempt(&mut self, seq: u64, reason: Reason, report: Report, for_good: bool, effects: &mut Effects) {
+    pub(super) fn end_attempt(
+        &mut self,
+        seq: u64,
+        reason: Reason,
+        report: Report,
+        for_good: bool,
+        effects: &mut Effects,
+    ) {
         let job = self.jobs.get(seq).expect("the caller holds a live job").clone();
         if job.kill != 0 {
             return self.end_job(seq, JobState::Cancelled, Reason::Killed, report, effects);

@@ -36,12 +36,8 @@ impl MetaRecord {
     /// Reads a record.
     pub fn decode(bytes: Bytes) -> Result<Self, Error> {
         let mut get = Get::new(bytes, "shard record");
-        let record = MetaRecord {
-            now_ms: get.u64()?,
-            next_seq: get.u64()?,
-            ended_jobs: get.u64()?,
-            dedup_floor_ms: get.u64()?,
-        };
+        let record =
+            MetaRecord { now_ms: get.u64()?, next_seq: get.u64()?, ended_jobs: get.u64()?, dedup_floor_ms: get.u64()? };
         get.end()?;
         Ok(record)
     }
@@ -137,10 +133,7 @@ impl Machine {
         self.classes.retain(job.class);
         self.classes.get_mut(job.class).counts[job.state as usize] += 1;
         if job.state.is_leased() {
-            self.holders
-                .entry(job.session)
-                .or_insert_with(|| Holder { name: worker.into(), leases: 0 })
-                .leases += 1;
+            self.holders.entry(job.session).or_insert_with(|| Holder { name: worker.into(), leases: 0 }).leases += 1;
         }
         self.jobs.insert(job);
         Ok(())

@@ -271,7 +271,14 @@ impl Machine {
     }
 
     /// Takes the job out of the tables and writes its archive record; returns its task.
-    fn end_one(&mut self, seq: u64, state: JobState, reason: Reason, report: Report, effects: &mut Effects) -> Option<u64> {
+    fn end_one(
+        &mut self,
+        seq: u64,
+        state: JobState,
+        reason: Reason,
+        report: Report,
+        effects: &mut Effects,
+    ) -> Option<u64> {
         let mut job = self.jobs.remove(seq)?;
         let worker: Box<str> = self.worker(job.session).into();
         if job.state.is_leased() {
@@ -320,9 +327,7 @@ impl Machine {
             && task.counts[JobState::Failed as usize] == task.max_failed + 1
         {
             let rest = self.unleased(task_seq);
-            pending.extend(
-                rest.into_iter().map(|s| (s, JobState::Closed, Reason::TooManyFailures, Report::default())),
-            );
+            pending.extend(rest.into_iter().map(|s| (s, JobState::Closed, Reason::TooManyFailures, Report::default())));
             self.end_rest(task_seq, JobState::Closed, 0, effects);
         }
         self.settle_task(task_seq, effects);
@@ -423,23 +428,23 @@ impl Machine {
     /// Rows of an attempt that ends without ending the job: the record will not hold its times any more.
     fn log_attempt(&self, job: &Job, reason: Reason, text: &str, effects: &mut Effects) {
         let worker = self.worker(job.session);
-        let mut row = |time_ms, state, reason, text: &str| {
+        let mut row = |time_ms, state, who: &str, reason, text: &str| {
             if time_ms > 0 {
                 effects.changes.push(Change {
                     seq: job.seq,
                     time_ms,
                     state,
                     attempt: job.attempt,
-                    who: worker.into(),
+                    who: who.into(),
                     reason,
                     text: text.into(),
                 });
             }
         };
-        row(job.ready_ms, JobState::Activated, Reason::None, "");
-        row(job.leased_ms, JobState::Sent, Reason::None, "");
-        row(job.started_ms, JobState::Running, Reason::None, "");
-        row(self.now_ms, JobState::Failed, reason, text);
+        row(job.ready_ms, JobState::Activated, "moso", Reason::None, "");
+        row(job.leased_ms, JobState::Sent, worker, Reason::None, "");
+        row(job.started_ms, JobState::Running, worker, Reason::None, "");
+        row(self.now_ms, JobState::Failed, worker, reason, text);
     }
 
     fn signal(&self, seq: u64, gone: bool, effects: &mut Effects) {

@@ -58,13 +58,9 @@ impl MetaCommand {
     /// [`MetaError::Command`] if a newer program wrote it or the bytes are damaged.
     pub fn decode(bytes: &[u8]) -> Result<Self, MetaError> {
         let error = |text: String| MetaError::Command(text);
-        let (&version, rest) = bytes
-            .split_first()
-            .ok_or_else(|| error("it is empty".to_owned()))?;
+        let (&version, rest) = bytes.split_first().ok_or_else(|| error("it is empty".to_owned()))?;
         if version != VERSION {
-            return Err(error(format!(
-                "version {version}, this program knows {VERSION}"
-            )));
+            return Err(error(format!("version {version}, this program knows {VERSION}")));
         }
         let (command, rest) = postcard::take_from_bytes(rest).map_err(|e| error(e.to_string()))?;
         if !rest.is_empty() {

@@ -1,8 +1,6 @@
 //! The meta group's replicated state: objects, their numbers and their history.
 
-use super::{
-    MetaCommand, MetaError, Object, SHARDS_NAME, SHARE_UNDEFINED, TIMEOUTS_NAME, check, limits,
-};
+use super::{MetaCommand, MetaError, Object, SHARDS_NAME, SHARE_UNDEFINED, TIMEOUTS_NAME, check, limits};
 use moso_proto::Code;
 use moso_proto::object::{Node, ObjectError, ShardTable, Share, Timeouts, kind};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -102,9 +100,7 @@ impl MetaMachine {
     ///
     /// # Errors
     /// [`MetaError::Record`] for a record that this program did not write.
-    pub fn load(
-        records: impl Iterator<Item = (Vec<u8>, Vec<u8>)>,
-    ) -> Result<MetaMachine, MetaError> {
+    pub fn load(records: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<MetaMachine, MetaError> {
         let mut machine = MetaMachine::new();
         for (key, value) in records {
             match key.first() {
@@ -135,24 +131,13 @@ impl MetaMachine {
     /// [`MetaError::Command`] if the command cannot be read; then nothing was changed and the replica must stop.
     pub fn apply(&mut self, time_ms: u64, command: &[u8]) -> Result<MetaReply, MetaError> {
         let result = match MetaCommand::decode(command)? {
-            MetaCommand::Put {
-                kind,
-                name,
-                json,
-                expected_version,
-                author,
-            } => self.put(time_ms, (kind, name), &json, expected_version, author),
-            MetaCommand::Delete {
-                kind,
-                name,
-                expected_version,
-                author,
-            } => self.delete(time_ms, (kind, name), expected_version, author),
-            MetaCommand::Bootstrap {
-                cluster,
-                nodes,
-                shards,
-            } => self.bootstrap(time_ms, cluster, &nodes, &shards),
+            MetaCommand::Put { kind, name, json, expected_version, author } => {
+                self.put(time_ms, (kind, name), &json, expected_version, author)
+            }
+            MetaCommand::Delete { kind, name, expected_version, author } => {
+                self.delete(time_ms, (kind, name), expected_version, author)
+            }
+            MetaCommand::Bootstrap { cluster, nodes, shards } => self.bootstrap(time_ms, cluster, &nodes, &shards),
         };
         Ok(match result {
             Ok(object) => MetaReply::Ok(object),
@@ -195,10 +180,7 @@ impl MetaMachine {
     pub fn list<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Object> {
         let first = (kind.to_owned(), String::new());
         let of_kind = move |entry: &(&Key, &Object)| entry.0.0 == kind;
-        self.objects
-            .range(first..)
-            .take_while(of_kind)
-            .map(|(_, object)| object)
+        self.objects.range(first..).take_while(of_kind).map(|(_, object)| object)
     }
 
     /// Changes of an object, newest first, at most [`limits::HISTORY_CHANGES_MAX`]; deletes have an empty JSON.
@@ -233,13 +215,7 @@ impl MetaMachine {
         Ok(self.record(time_ms, key, json, author, id))
     }
 
-    fn delete(
-        &mut self,
-        time_ms: u64,
-        key: Key,
-        expected: Option<u64>,
-        author: String,
-    ) -> Result<Object, Refusal> {
+    fn delete(&mut self, time_ms: u64, key: Key, expected: Option<u64>, author: String) -> Result<Object, Refusal> {
         self.check_ready(&author)?;
         if !kind::ALL.contains(&key.0.as_str()) {
             return Err(ObjectError::Kind(key.0).into());
@@ -345,9 +321,7 @@ impl MetaMachine {
     fn check_unused(&self, key: &Key, id: u32) -> Result<(), Refusal> {
         let used = match (key.0.as_str(), key.1.as_str()) {
             (kind::SHARDS, _) => Some("the shard table cannot be deleted".to_owned()),
-            (kind::SHARE, SHARE_UNDEFINED) => {
-                Some(format!("jobs without a share are in {SHARE_UNDEFINED:?}"))
-            }
+            (kind::SHARE, SHARE_UNDEFINED) => Some(format!("jobs without a share are in {SHARE_UNDEFINED:?}")),
             (kind::NODE, _) => {
                 let holds = |replicas: &Vec<u32>| replicas.contains(&id);
                 let shard = self.table().replicas.iter().position(holds);
@@ -398,8 +372,7 @@ impl MetaMachine {
         };
         let value = (!object.json.is_empty()).then(|| encode_record(&object));
         self.dirty.insert(object_key(&key.0, &key.1), value);
-        self.dirty
-            .insert(vec![tag::COUNTERS], Some(encode_record(&self.counters)));
+        self.dirty.insert(vec![tag::COUNTERS], Some(encode_record(&self.counters)));
         self.objects_bytes += object.json.len();
         let old = if object.json.is_empty() {
             self.objects.remove(&key)
@@ -417,9 +390,7 @@ impl MetaMachine {
         self.history_bytes += change_bytes(&change);
         let versions = self.versions.entry(key).or_default();
         versions.push_back(change.version);
-        let oldest = (versions.len() > limits::HISTORY_CHANGES_MAX)
-            .then(|| versions.front().copied())
-            .flatten();
+        let oldest = (versions.len() > limits::HISTORY_CHANGES_MAX).then(|| versions.front().copied()).flatten();
         self.history.insert(change.version, change);
         if let Some(version) = oldest {
             self.forget(version);
@@ -445,11 +416,7 @@ impl MetaMachine {
     }
 }
 
-fn check_bootstrap(
-    cluster: &str,
-    nodes: &[(u32, Node)],
-    shards: &ShardTable,
-) -> Result<(), Refusal> {
+fn check_bootstrap(cluster: &str, nodes: &[(u32, Node)], shards: &ShardTable) -> Result<(), Refusal> {
     if !(1..=limits::CLUSTER_BYTES_MAX).contains(&cluster.len()) {
         let max = limits::CLUSTER_BYTES_MAX;
         let message = format!("the name of a cluster has 1 to {max} bytes");
@@ -511,17 +478,12 @@ fn encode_record(record: &impl Serialize) -> Vec<u8> {
 
 fn decode_record<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, MetaError> {
     match value.split_first() {
-        Some((&RECORD_VERSION, rest)) => {
-            postcard::from_bytes(rest).map_err(|e| record_error(key, &e.to_string()))
-        }
+        Some((&RECORD_VERSION, rest)) => postcard::from_bytes(rest).map_err(|e| record_error(key, &e.to_string())),
         Some((version, _)) => Err(record_error(key, &format!("version {version}"))),
         None => Err(record_error(key, "empty")),
     }
 }
 
 fn record_error(key: &[u8], error: &str) -> MetaError {
-    MetaError::Record {
-        key: key.iter().map(|byte| format!("{byte:02x}")).collect(),
-        error: error.to_owned(),
-    }
+    MetaError::Record { key: key.iter().map(|byte| format!("{byte:02x}")).collect(), error: error.to_owned() }
 }

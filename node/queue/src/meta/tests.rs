@@ -2,25 +2,17 @@
 
 use super::*;
 use moso_proto::Code;
-use moso_proto::object::{
-    Node, Queue, QueueState, Setting, ShardTable, Share, Timeouts, User, kind,
-};
+use moso_proto::object::{Node, Queue, QueueState, Setting, ShardTable, Share, Timeouts, User, kind};
 use moso_proto::{ShardId, setting};
 use std::collections::BTreeMap;
 
 fn bootstrap() -> MetaCommand {
-    let node = |n: u32| Node {
-        api: format!("h{n}:1"),
-        peer: format!("h{n}:2"),
-        http: format!("h{n}:3"),
-        zone: String::new(),
-    };
+    let node =
+        |n: u32| Node { api: format!("h{n}:1"), peer: format!("h{n}:2"), http: format!("h{n}:3"), zone: String::new() };
     MetaCommand::Bootstrap {
         cluster: "test".to_owned(),
         nodes: (1..=3).map(|n| (n, node(n))).collect(),
-        shards: ShardTable {
-            replicas: vec![vec![1, 2, 3], vec![2, 3, 1]],
-        },
+        shards: ShardTable { replicas: vec![vec![1, 2, 3], vec![2, 3, 1]] },
     }
 }
 
@@ -35,12 +27,7 @@ fn put(kind: &str, name: &str, json: &str, expected_version: Option<u64>) -> Met
 }
 
 fn delete(kind: &str, name: &str, expected_version: Option<u64>) -> MetaCommand {
-    MetaCommand::Delete {
-        kind: kind.to_owned(),
-        name: name.to_owned(),
-        expected_version,
-        author: "bob".to_owned(),
-    }
+    MetaCommand::Delete { kind: kind.to_owned(), name: name.to_owned(), expected_version, author: "bob".to_owned() }
 }
 
 fn run(machine: &mut MetaMachine, time_ms: u64, command: &MetaCommand) -> MetaReply {
@@ -49,10 +36,7 @@ fn run(machine: &mut MetaMachine, time_ms: u64, command: &MetaCommand) -> MetaRe
 
 fn ready() -> MetaMachine {
     let mut machine = MetaMachine::new();
-    assert!(matches!(
-        run(&mut machine, 1_000, &bootstrap()),
-        MetaReply::Ok(_)
-    ));
+    assert!(matches!(run(&mut machine, 1_000, &bootstrap()), MetaReply::Ok(_)));
     machine
 }
 
@@ -84,38 +68,17 @@ fn replies_to_changes_of_queues() {
     let (paused, online) = (queue_json("paused"), queue_json("online"));
     let queue = |name: &str, json: &str, expected| put(kind::QUEUE, name, json, expected);
     check_replies(&[
-        (
-            queue("CERN", r#"{"state":"paused"}"#, Some(0)),
-            format!("queue/CERN v7 id1 {paused}"),
-        ),
-        (
-            queue("CERN", "{}", Some(0)),
-            r#"version_mismatch: queue "CERN" has version 7, not version 0"#.to_owned(),
-        ),
-        (
-            queue("CERN", "{}", Some(7)),
-            format!("queue/CERN v8 id1 {online}"),
-        ),
-        (
-            queue("BNL", "{}", Some(3)),
-            r#"version_mismatch: queue "BNL" does not exist, not version 3"#.to_owned(),
-        ),
-        (
-            queue("BNL", "{}", None),
-            format!("queue/BNL v9 id2 {online}"),
-        ),
+        (queue("CERN", r#"{"state":"paused"}"#, Some(0)), format!("queue/CERN v7 id1 {paused}")),
+        (queue("CERN", "{}", Some(0)), r#"version_mismatch: queue "CERN" has version 7, not version 0"#.to_owned()),
+        (queue("CERN", "{}", Some(7)), format!("queue/CERN v8 id1 {online}")),
+        (queue("BNL", "{}", Some(3)), r#"version_mismatch: queue "BNL" does not exist, not version 3"#.to_owned()),
+        (queue("BNL", "{}", None), format!("queue/BNL v9 id2 {online}")),
         (
             queue("a b", "{}", None),
             r#"invalid: queue name "a b": only letters, digits and . _ : - are allowed"#.to_owned(),
         ),
-        (
-            queue("", "{}", None),
-            "invalid: a name has 1 to 128 bytes, not 0".to_owned(),
-        ),
-        (
-            queue("X", &short(14_999, 1_000), None),
-            "invalid: lease_ttl_ms is 15000 to 86400000, not 14999".to_owned(),
-        ),
+        (queue("", "{}", None), "invalid: a name has 1 to 128 bytes, not 0".to_owned()),
+        (queue("X", &short(14_999, 1_000), None), "invalid: lease_ttl_ms is 15000 to 86400000, not 14999".to_owned()),
         (
             queue("X", &short(20_000, 10_001), None),
             "invalid: heartbeat_ms is 1000 to half of lease_ttl_ms (10000), not 10001".to_owned(),
@@ -126,10 +89,7 @@ fn replies_to_changes_of_queues() {
 #[test]
 fn replies_to_changes_of_other_kinds() {
     check_replies(&[
-        (
-            put(kind::SHARE, "User", r#"{"target":2.5}"#, None),
-            r#"share/User v7 id2 {"target":2.5}"#.to_owned(),
-        ),
+        (put(kind::SHARE, "User", r#"{"target":2.5}"#, None), r#"share/User v7 id2 {"target":2.5}"#.to_owned()),
         (
             put(kind::SHARE, "User", r#"{"target":-1}"#, None),
             "invalid: target of a share is a number from 0 to 1000000000, not -1".to_owned(),
@@ -144,13 +104,9 @@ fn replies_to_changes_of_other_kinds() {
         ),
         (
             put(kind::SHARDS, "table", r#"{"replicas":[[1,2,3]]}"#, None),
-            "invalid: the cluster was made with 2 shards; the number never changes (asked: 1)"
-                .to_owned(),
+            "invalid: the cluster was made with 2 shards; the number never changes (asked: 1)".to_owned(),
         ),
-        (
-            put(kind::SHARDS, "table", r#"{"replicas":[[1,2],[4]]}"#, None),
-            "invalid: there is no node 4".to_owned(),
-        ),
+        (put(kind::SHARDS, "table", r#"{"replicas":[[1,2],[4]]}"#, None), "invalid: there is no node 4".to_owned()),
         (
             put(kind::SHARDS, "table", r#"{"replicas":[[1,1],[2]]}"#, None),
             "invalid: shard 1 names a node twice".to_owned(),
@@ -160,12 +116,7 @@ fn replies_to_changes_of_other_kinds() {
             r#"invalid: a node is named by its number from 1 upward, not "04""#.to_owned(),
         ),
         (
-            put(
-                kind::NODE,
-                "4",
-                r#"{"api":"h","peer":"h:1","http":"h:1"}"#,
-                None,
-            ),
+            put(kind::NODE, "4", r#"{"api":"h","peer":"h:1","http":"h:1"}"#, None),
             "invalid: api is host:port of at most 300 bytes".to_owned(),
         ),
     ]);
@@ -183,34 +134,16 @@ fn an_unknown_setting_is_answered_with_the_known_ones() {
 fn replies_to_deletes() {
     let online = queue_json("online");
     check_replies(&[
-        (
-            put(kind::QUEUE, "CERN", "{}", None),
-            format!("queue/CERN v7 id1 {online}"),
-        ),
-        (
-            delete(kind::NODE, "1", None),
-            "wrong_state: node 1 holds a replica of shard 1".to_owned(),
-        ),
-        (
-            delete(kind::SHARE, "Undefined", None),
-            r#"wrong_state: jobs without a share are in "Undefined""#.to_owned(),
-        ),
+        (put(kind::QUEUE, "CERN", "{}", None), format!("queue/CERN v7 id1 {online}")),
+        (delete(kind::NODE, "1", None), "wrong_state: node 1 holds a replica of shard 1".to_owned()),
+        (delete(kind::SHARE, "Undefined", None), r#"wrong_state: jobs without a share are in "Undefined""#.to_owned()),
         (
             delete(kind::QUEUE, "CERN", Some(1)),
             r#"version_mismatch: queue "CERN" has version 7, not version 1"#.to_owned(),
         ),
-        (
-            delete(kind::QUEUE, "CERN", Some(7)),
-            "queue/CERN v8 id1 ".to_owned(),
-        ),
-        (
-            delete(kind::QUEUE, "CERN", None),
-            r#"not_found: there is no queue named "CERN""#.to_owned(),
-        ),
-        (
-            put(kind::QUEUE, "CERN", "{}", Some(0)),
-            format!("queue/CERN v9 id2 {online}"),
-        ),
+        (delete(kind::QUEUE, "CERN", Some(7)), "queue/CERN v8 id1 ".to_owned()),
+        (delete(kind::QUEUE, "CERN", None), r#"not_found: there is no queue named "CERN""#.to_owned()),
+        (put(kind::QUEUE, "CERN", "{}", Some(0)), format!("queue/CERN v9 id2 {online}")),
     ]);
 }
 
@@ -249,37 +182,16 @@ fn sizes_are_limited() {
         MetaReply::Ok(_) => None,
     };
     let long = format!("{{{}}}", " ".repeat(limits::JSON_BYTES_MAX));
-    assert_eq!(
-        code(&mut machine, &put(kind::QUEUE, "Q", &long, None)),
-        Some(Code::TooLarge)
-    );
+    assert_eq!(code(&mut machine, &put(kind::QUEUE, "Q", &long, None)), Some(Code::TooLarge));
     let name = |n: usize| "q".repeat(n);
-    assert_eq!(
-        code(&mut machine, &put(kind::QUEUE, &name(129), "{}", None)),
-        Some(Code::Invalid)
-    );
-    assert_eq!(
-        code(&mut machine, &put(kind::QUEUE, &name(128), "{}", None)),
-        None
-    );
+    assert_eq!(code(&mut machine, &put(kind::QUEUE, &name(129), "{}", None)), Some(Code::Invalid));
+    assert_eq!(code(&mut machine, &put(kind::QUEUE, &name(128), "{}", None)), None);
     let rows = |n: usize| {
         let row = Timeouts::default().rows[0].clone();
         serde_json::to_string(&Timeouts { rows: vec![row; n] }).unwrap()
     };
-    assert_eq!(
-        code(
-            &mut machine,
-            &put(kind::TIMEOUTS, "default", &rows(257), None)
-        ),
-        Some(Code::Invalid)
-    );
-    assert_eq!(
-        code(
-            &mut machine,
-            &put(kind::TIMEOUTS, "default", &rows(256), None)
-        ),
-        None
-    );
+    assert_eq!(code(&mut machine, &put(kind::TIMEOUTS, "default", &rows(257), None)), Some(Code::Invalid));
+    assert_eq!(code(&mut machine, &put(kind::TIMEOUTS, "default", &rows(256), None)), None);
     let author = MetaCommand::Delete {
         kind: kind::QUEUE.to_owned(),
         name: name(128),
@@ -294,25 +206,15 @@ fn the_number_of_objects_is_limited() {
     let mut machine = ready();
     let here = machine.encode_records().len() - 1 - usize::try_from(machine.version()).unwrap();
     for n in here..limits::OBJECTS_MAX {
-        let reply = run(
-            &mut machine,
-            1,
-            &put(kind::USER, &format!("u{n}"), "{}", None),
-        );
+        let reply = run(&mut machine, 1, &put(kind::USER, &format!("u{n}"), "{}", None));
         assert!(matches!(reply, MetaReply::Ok(_)), "{reply:?}");
     }
     let one_more = run(&mut machine, 1, &put(kind::USER, "one more", "{}", None));
-    assert_eq!(
-        line(&one_more),
-        "too_large: there are 100000 objects already"
-    );
+    assert_eq!(line(&one_more), "too_large: there are 100000 objects already");
     let known = put(kind::USER, "u50000", r#"{"banned":true}"#, None);
     assert!(matches!(run(&mut machine, 1, &known), MetaReply::Ok(_)));
     run(&mut machine, 1, &delete(kind::USER, "u50000", None));
-    assert!(matches!(
-        run(&mut machine, 1, &put(kind::USER, "one more", "{}", None)),
-        MetaReply::Ok(_)
-    ));
+    assert!(matches!(run(&mut machine, 1, &put(kind::USER, "one more", "{}", None)), MetaReply::Ok(_)));
 }
 
 #[test]
@@ -323,10 +225,7 @@ fn the_bootstrap_happens_once() {
     assert_eq!(machine.version(), 0);
 
     let first = run(&mut machine, 10, &bootstrap());
-    assert_eq!(
-        line(&first),
-        r#"shards/table v6 id0 {"replicas":[[1,2,3],[2,3,1]]}"#
-    );
+    assert_eq!(line(&first), r#"shards/table v6 id0 {"replicas":[[1,2,3],[2,3,1]]}"#);
     let records = machine.encode_records();
     let mut other = bootstrap();
     if let MetaCommand::Bootstrap { cluster, .. } = &mut other {
@@ -370,17 +269,9 @@ fn the_history_is_newest_first_and_bounded() {
     let mut machine = ready();
     for value in 1..=150 {
         let json = format!(r#"{{"value":{value}}}"#);
-        run(
-            &mut machine,
-            1_000 + value,
-            &put(kind::SETTING, "archive_days", &json, None),
-        );
+        run(&mut machine, 1_000 + value, &put(kind::SETTING, "archive_days", &json, None));
     }
-    run(
-        &mut machine,
-        2_000,
-        &delete(kind::SETTING, "archive_days", None),
-    );
+    run(&mut machine, 2_000, &delete(kind::SETTING, "archive_days", None));
     let history = machine.history(kind::SETTING, "archive_days");
     assert_eq!(history.len(), limits::HISTORY_CHANGES_MAX);
     assert_eq!((history[0].json.as_str(), history[0].time_ms), ("", 2_000));
@@ -389,19 +280,14 @@ fn the_history_is_newest_first_and_bounded() {
     assert_eq!(history[99].json, r#"{"value":52}"#);
     assert!(machine.get(kind::SETTING, "archive_days").is_none());
     // The records of dropped changes go too: counters, objects, and the changes of this and of the bootstrap.
-    assert_eq!(
-        machine.encode_records().len(),
-        1 + 6 + limits::HISTORY_CHANGES_MAX + 6
-    );
+    assert_eq!(machine.encode_records().len(), 1 + 6 + limits::HISTORY_CHANGES_MAX + 6);
 }
 
 /// A mix of changes, some refused, over few names so that objects are deleted and made again.
 fn churn(seed: u64, steps: u64) -> Vec<(u64, Vec<u8>)> {
     let mut state = seed | 1;
     let mut draw = move |n: u64| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % n
     };
     let mut commands = vec![(1_000, bootstrap().encode())];
@@ -441,10 +327,7 @@ fn equal_logs_give_equal_states_and_records_load_back() {
         assert_eq!(records, disk);
         assert_eq!(one.encode_records(), two.encode_records());
         for name in ["n0", "n1", "n2", "n3"] {
-            assert_eq!(
-                one.history(kind::QUEUE, name),
-                two.history(kind::QUEUE, name)
-            );
+            assert_eq!(one.history(kind::QUEUE, name), two.history(kind::QUEUE, name));
         }
     }
 }
@@ -493,32 +376,15 @@ fn damaged_records_are_refused() {
 #[test]
 fn the_view_shows_typed_objects_and_defaults() {
     let mut machine = ready();
-    let queue = Queue {
-        state: QueueState::Brokeroff,
-        until_ms: 5_000,
-        max_running: 7,
-        ..Queue::default()
-    };
+    let queue = Queue { state: QueueState::Brokeroff, until_ms: 5_000, max_running: 7, ..Queue::default() };
     let text = serde_json::to_string(&queue).unwrap();
     run(&mut machine, 1, &put(kind::QUEUE, "CERN", &text, None));
     let text = serde_json::to_string(&Share { target: 3.0 }).unwrap();
     run(&mut machine, 1, &put(kind::SHARE, "User", &text, None));
-    run(
-        &mut machine,
-        1,
-        &put(kind::USER, "*", r#"{"max_running":10000}"#, None),
-    );
-    run(
-        &mut machine,
-        1,
-        &put(kind::USER, "eve", r#"{"banned":true}"#, None),
-    );
+    run(&mut machine, 1, &put(kind::USER, "*", r#"{"max_running":10000}"#, None));
+    run(&mut machine, 1, &put(kind::USER, "eve", r#"{"banned":true}"#, None));
     let text = serde_json::to_string(&Setting { value: 8 }).unwrap();
-    run(
-        &mut machine,
-        1,
-        &put(kind::SETTING, "archive_days", &text, None),
-    );
+    run(&mut machine, 1, &put(kind::SETTING, "archive_days", &text, None));
     let view = MetaView::new(&machine).unwrap();
 
     assert_eq!(view.version(), machine.version());
@@ -531,28 +397,16 @@ fn the_view_shows_typed_objects_and_defaults() {
     assert_eq!(cern.state_at(5_000), QueueState::Online);
     assert!(!cern.takes_jobs(4_999) && cern.gives_leases(4_999) && cern.takes_jobs(5_000));
 
-    assert_eq!(
-        view.share("").map(|s| (s.id, s.name.as_str())),
-        Some((1, SHARE_UNDEFINED))
-    );
-    assert_eq!(
-        view.share_by_id(2).map(|s| (s.name.as_str(), s.target)),
-        Some(("User", 3.0))
-    );
+    assert_eq!(view.share("").map(|s| (s.id, s.name.as_str())), Some((1, SHARE_UNDEFINED)));
+    assert_eq!(view.share_by_id(2).map(|s| (s.name.as_str(), s.target)), Some(("User", 3.0)));
     assert_eq!(view.shares().len(), 2);
     let caps = |name: &str| {
-        let User {
-            max_running,
-            banned,
-        } = view.user(name);
+        let User { max_running, banned } = view.user(name);
         (*max_running, *banned)
     };
     assert_eq!((caps("ann"), caps("eve")), ((10_000, false), (0, true)));
     assert_eq!(view.setting(&setting::ARCHIVE_DAYS), 8);
-    assert_eq!(
-        view.setting(&setting::LEASE_GRACE_MS),
-        setting::LEASE_GRACE_MS.default
-    );
+    assert_eq!(view.setting(&setting::LEASE_GRACE_MS), setting::LEASE_GRACE_MS.default);
     assert_eq!(view.timeouts(), &Timeouts::default());
     assert_eq!(view.nodes().keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(view.node(2).map(|n| n.api.as_str()), Some("h2:1"));

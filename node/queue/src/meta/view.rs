@@ -1,13 +1,8 @@
 //! What the rest of a node reads of the meta group: typed, immutable, made anew after a change.
 
-use super::{
-    MetaError, MetaMachine, Object, SHARDS_NAME, SHARE_UNDEFINED, TIMEOUTS_NAME, USER_DEFAULT,
-    check,
-};
+use super::{MetaError, MetaMachine, Object, SHARDS_NAME, SHARE_UNDEFINED, TIMEOUTS_NAME, USER_DEFAULT, check};
 use moso_proto::ShardId;
-use moso_proto::object::{
-    Node, Queue, QueueState, Setting, ShardTable, Share, Timeouts, User, kind,
-};
+use moso_proto::object::{Node, Queue, QueueState, Setting, ShardTable, Share, Timeouts, User, kind};
 use moso_proto::setting::Schema;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -27,27 +22,17 @@ impl QueueEntry {
     /// What the queue does at `now_ms`: its state, or online once `until_ms` has passed.
     pub fn state_at(&self, now_ms: u64) -> QueueState {
         let until_ms = self.queue.until_ms;
-        if until_ms > 0 && until_ms <= now_ms {
-            QueueState::Online
-        } else {
-            self.queue.state
-        }
+        if until_ms > 0 && until_ms <= now_ms { QueueState::Online } else { self.queue.state }
     }
 
     /// It takes submissions at `now_ms`.
     pub fn takes_jobs(&self, now_ms: u64) -> bool {
-        !matches!(
-            self.state_at(now_ms),
-            QueueState::Offline | QueueState::Brokeroff
-        )
+        !matches!(self.state_at(now_ms), QueueState::Offline | QueueState::Brokeroff)
     }
 
     /// It gives leases at `now_ms`. A queue in test gives test jobs only, which the caller sees by its state.
     pub fn gives_leases(&self, now_ms: u64) -> bool {
-        !matches!(
-            self.state_at(now_ms),
-            QueueState::Offline | QueueState::Paused
-        )
+        !matches!(self.state_at(now_ms), QueueState::Offline | QueueState::Paused)
     }
 }
 
@@ -96,11 +81,8 @@ impl MetaView {
     /// # Errors
     /// [`MetaError::Record`] if an object that was loaded from disk is not of its kind.
     pub fn new(machine: &MetaMachine) -> Result<MetaView, MetaError> {
-        let mut view = MetaView {
-            version: machine.version(),
-            cluster: machine.cluster().to_owned(),
-            ..MetaView::default()
-        };
+        let mut view =
+            MetaView { version: machine.version(), cluster: machine.cluster().to_owned(), ..MetaView::default() };
         for object in machine.list(kind::QUEUE) {
             view.add_queue(object)?;
         }
@@ -127,11 +109,7 @@ impl MetaView {
     }
 
     fn add_queue(&mut self, object: &Object) -> Result<(), MetaError> {
-        let entry = QueueEntry {
-            id: object.id,
-            name: object.name.clone(),
-            queue: typed(object)?,
-        };
+        let entry = QueueEntry { id: object.id, name: object.name.clone(), queue: typed(object)? };
         self.queue_names.insert(entry.id, entry.name.clone());
         self.queues.insert(entry.name.clone(), entry);
         Ok(())
@@ -139,22 +117,14 @@ impl MetaView {
 
     fn add_share(&mut self, object: &Object) -> Result<(), MetaError> {
         let share: Share = typed(object)?;
-        let entry = ShareEntry {
-            id: object.id,
-            name: object.name.clone(),
-            target: share.target,
-        };
+        let entry = ShareEntry { id: object.id, name: object.name.clone(), target: share.target };
         self.share_names.insert(entry.id, entry.name.clone());
         self.shares.insert(entry.name.clone(), entry);
         Ok(())
     }
 
     fn add_user(&mut self, object: &Object) -> Result<(), MetaError> {
-        let entry = UserEntry {
-            id: object.id,
-            name: object.name.clone(),
-            user: typed(object)?,
-        };
+        let entry = UserEntry { id: object.id, name: object.name.clone(), user: typed(object)? };
         if entry.name == USER_DEFAULT {
             self.user_default = entry.user.clone();
         }
@@ -189,11 +159,7 @@ impl MetaView {
 
     /// The share of this name; an empty name means "Undefined".
     pub fn share(&self, name: &str) -> Option<&ShareEntry> {
-        let name = if name.is_empty() {
-            SHARE_UNDEFINED
-        } else {
-            name
-        };
+        let name = if name.is_empty() { SHARE_UNDEFINED } else { name };
         self.shares.get(name)
     }
 
@@ -209,9 +175,7 @@ impl MetaView {
 
     /// Limits of a user: their own, or those of `*`, or none.
     pub fn user(&self, name: &str) -> &User {
-        self.users
-            .get(name)
-            .map_or(&self.user_default, |entry| &entry.user)
+        self.users.get(name).map_or(&self.user_default, |entry| &entry.user)
     }
 
     /// All users with an object of their own, by name.
@@ -226,10 +190,7 @@ impl MetaView {
 
     /// Value of a setting, in its unit; the default if none is set.
     pub fn setting(&self, schema: &Schema) -> u64 {
-        self.settings
-            .get(schema.name)
-            .copied()
-            .unwrap_or(schema.default)
+        self.settings.get(schema.name).copied().unwrap_or(schema.default)
     }
 
     /// The node of this number.
@@ -257,8 +218,6 @@ impl MetaView {
 }
 
 fn typed<T: DeserializeOwned>(object: &Object) -> Result<T, MetaError> {
-    check::parse(&object.kind, &object.json).map_err(|e| MetaError::Record {
-        key: format!("{}/{}", object.kind, object.name),
-        error: e.to_string(),
-    })
+    check::parse(&object.kind, &object.json)
+        .map_err(|e| MetaError::Record { key: format!("{}/{}", object.kind, object.name), error: e.to_string() })
 }

@@ -112,7 +112,7 @@ fn storm(poppers: usize, seed: u64) {
             let random = crate::task::mix(seed ^ seq);
             let class = random % keys.len() as u64;
             index.push(seq, ClassId(class as u32), &keys[class as usize], (random >> 32) as i32 % 4);
-            if random % 16 == 0 {
+            if random.is_multiple_of(16) {
                 returned.try_iter().for_each(|popped| settle(popped, &index));
             }
             if random % 64 == 1 {

@@ -141,7 +141,6 @@ pub enum Command {
     },
 }
 
-
 /// A submission id that was picked at this time.
 pub fn submission(picked_ms: u64, number: u64) -> [u8; 16] {
     let mut id = [0; 16];
@@ -171,12 +170,7 @@ impl Fields {
 
 impl Command {
     /// The replicated command that a line stands for. `number` is the submission's, if it names none.
-    pub fn build(
-        &self,
-        machine: &Machine,
-        now_ms: u64,
-        number: u64,
-    ) -> Result<command::Command, Box<dyn Error>> {
+    pub fn build(&self, machine: &Machine, now_ms: u64, number: u64) -> Result<command::Command, Box<dyn Error>> {
         Ok(match self {
             Command::Submit(fields) => {
                 command::Command::Submit(Box::new(submit(Fields(fields.clone()), now_ms, number)?))

@@ -89,7 +89,10 @@ fn counts(task: &Task) -> String {
 fn task_line(task: &Task) -> String {
     let mut out = format!("task {}: {} {}", task.seq, task.state().name(), counts(task));
     if !task.rest.is_empty() {
-        let ranges = task.rest.iter().map(|(a, b)| format!("{}..{}", task.first() + u64::from(*a), task.first() + u64::from(*b)));
+        let ranges = task
+            .rest
+            .iter()
+            .map(|(a, b)| format!("{}..{}", task.first() + u64::from(*a), task.first() + u64::from(*b)));
         write!(out, "; {} of them not made: {}", task.rest_state, list(ranges)).unwrap();
     }
     if let Some(end) = task.rest_end {
@@ -192,7 +195,8 @@ fn archive(effects: &Effects) -> String {
 
 /// What only a leader takes up.
 fn leader(effects: &Effects) -> String {
-    let ready = effects.ready.iter().map(|(seq, class, priority)| format!("{seq}(class {} priority {priority})", class.0));
+    let ready =
+        effects.ready.iter().map(|(seq, class, priority)| format!("{seq}(class {} priority {priority})", class.0));
     let timers = effects.timers.iter().map(|&(due, seq)| format!("{seq} at {}", time(due)));
     let signals = effects.signals.iter().map(|signal| {
         let word = if signal.gone { "gone" } else { "kill" };

@@ -4,7 +4,7 @@
 use crate::store::{SHARD, Store};
 use crate::strategies::{Op, op};
 use moso_proto::JobState;
-use moso_queue::command::{EntryBuilder, Reply};
+use moso_queue::command::{Command, EntryBuilder, Reply, ResultStatus};
 use moso_queue::job::{EndedJob, Job};
 use moso_queue::task::{EndedTask, Task};
 use moso_queue::{ClassId, Effects, Machine, check};
@@ -77,6 +77,19 @@ fn check_attempts(attempts: &mut BTreeMap<u64, u32>, replies: &[Reply]) {
     }
 }
 
+/// A result that changed something came from the session that holds or held the job, for its current attempt. The
+/// first result of an entry is compared with the state before it.
+fn check_fence(machine: &Machine, command: &Command, reply: &Reply) {
+    let (Command::Results { session, results }, Reply::Results(statuses)) = (command, reply) else { return };
+    if let (Some(result), Some(ResultStatus::Accepted)) = (results.first(), statuses.first()) {
+        let job = machine.job(result.seq).expect("an accepted result is of a live job");
+        assert!(
+            result.attempt > 0 && (job.attempt, job.session) == (result.attempt, *session),
+            "{result:?} on {job:?}"
+        );
+    }
+}
+
 /// What was asked for, in words that can be compared.
 fn wanted(effects: &Effects) -> String {
     format!(
@@ -119,6 +132,7 @@ fn check_records(store: &Store) {
 pub fn run(steps: &[Step]) -> Store {
     let (mut machine, mut loaded) = (Machine::new(SHARD), Machine::new(SHARD));
     let (mut store, mut loaded_store) = (Store::default(), Store::default());
+    store.write(&machine, &Effects::default());
     loaded_store.write(&loaded, &Effects::default());
     let (mut told, mut attempts, mut now_ms) = (Told::default(), BTreeMap::new(), 0);
     for (passed, load, ops) in steps {
@@ -127,10 +141,12 @@ pub fn run(steps: &[Step]) -> Store {
             loaded = loaded_store.load();
         }
         // The commands of an entry are made before it is applied, so later ones may miss.
+        let commands: Vec<Command> = ops.iter().map(|op| op.command(&machine)).collect();
         let mut entry = EntryBuilder::default();
-        ops.iter().for_each(|op| entry.push_command(&op.command(&machine)));
+        commands.iter().for_each(|command| entry.push_command(command));
         let entry = entry.finish(now_ms);
         let (mut effects, mut replies) = (Effects::default(), Vec::new());
+        let before = store.load();
         machine.apply(entry.clone(), &mut effects, &mut replies).unwrap();
         store.write(&machine, &effects);
         let (mut other_effects, mut other_replies) = (Effects::default(), Vec::new());
@@ -144,6 +160,7 @@ pub fn run(steps: &[Step]) -> Store {
         told.hear(&effects);
         told.check(&machine);
         check_attempts(&mut attempts, &replies);
+        check_fence(&before, &commands[0], &replies[0]);
     }
     store.check_bodies(&machine);
     check_records(&store);

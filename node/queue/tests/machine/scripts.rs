@@ -54,11 +54,8 @@ impl Shard {
     fn flood(&mut self, count: u64) -> Result<String, Box<dyn Error>> {
         for _ in 0..count {
             self.submissions += 1;
-            let submit = Submit {
-                submission: submission(self.now_ms, self.submissions),
-                array: 1,
-                ..Submit::default()
-            };
+            let submit =
+                Submit { submission: submission(self.now_ms, self.submissions), array: 1, ..Submit::default() };
             let (reply, _) = self.apply(&command::Command::Submit(Box::new(submit)))?;
             let Reply::Submitted { task, .. } = reply else { return Err(format!("{reply:?}").into()) };
             self.apply(&command::Command::Act {

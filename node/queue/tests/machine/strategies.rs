@@ -181,8 +181,12 @@ fn state() -> impl Strategy<Value = JobState> {
 
 /// Any command.
 pub fn command() -> impl Strategy<Value = Command> {
-    let result = (SEQS, 0..4u32, outcome(), report())
-        .prop_map(|(seq, attempt, outcome, report)| JobResult { seq, attempt, outcome, report });
+    let result = (SEQS, 0..4u32, outcome(), report()).prop_map(|(seq, attempt, outcome, report)| JobResult {
+        seq,
+        attempt,
+        outcome,
+        report,
+    });
     prop_oneof![
         4 => submit().prop_map(|submit| Command::Submit(Box::new(submit))),
         6 => (SESSIONS, text(), 0..9_000u32, seqs())
