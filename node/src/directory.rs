@@ -13,7 +13,8 @@ use moso_queue::meta::MetaView;
 use moso_queue::share::ShareOrder;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// Requests waiting at a shard. Full means "come back later" to the caller at once.
@@ -176,6 +177,8 @@ pub struct Directory {
     pub hints: BTreeMap<u32, ArcSwap<NodeHints>>,
     /// Lease requests that wait.
     pub waiting: WaitRooms,
+    /// The disk is nearly full: no submissions.
+    pub disk_low: AtomicBool,
     /// Wakes the hint task before its time.
     pub hint_now: Notify,
     /// Counters.

@@ -2,6 +2,7 @@
 //! only say where to ask first. Sent every 100 ms, and at once when a queue that was empty has work.
 
 use crate::directory::{Directory, ShardStatus, Usage};
+use crate::limits::DISK_RESERVE_BYTES;
 use crate::peer::Peers;
 use bytes::Bytes;
 use moso_proto::view::NodeView;
@@ -158,6 +159,12 @@ pub async fn run(directory: Arc<Directory>, peers: Arc<Peers>, node: impl Fn() -
         let full = turn % FULL_EVERY == 0;
         total(&directory, &peers);
         let hints = collect(&directory, full, &node);
+        if let Some(own) = &hints.node {
+            let low = own.disk_free_bytes < DISK_RESERVE_BYTES;
+            if directory.disk_low.swap(low, Ordering::Relaxed) != low {
+                tracing::warn!(low, free = own.disk_free_bytes, "the disk's free space crossed the reserve");
+            }
+        }
         let frame = HintFrame::Hints(Box::new(hints)).encode();
         for &to in directory.hints.keys() {
             peers.send_hints(to, frame.clone());

@@ -242,6 +242,7 @@ fn build(config: &Config, folder: &DataFolder, clock: Clock) -> Result<Built, Er
         usage: Default::default(),
         hints: others.map(|node| (node, arc_swap::ArcSwap::from_pointee(NodeHints::default()))).collect(),
         waiting: Default::default(),
+        disk_low: Default::default(),
         hint_now: Default::default(),
         counters: Counters::default(),
     });

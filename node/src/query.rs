@@ -6,7 +6,7 @@ use crate::router::Router;
 use crate::store::state::{EndedJob as EndedRow, EndedTask as EndedTaskRow, StateStore};
 use crate::views;
 use bytes::Bytes;
-use moso_proto::{Code, JobState, ShardId, v1};
+use moso_proto::{Code, JobState, ShardId, TaskId, v1};
 use moso_queue::Machine;
 use moso_queue::command::Target;
 use moso_queue::job::{EndedJob, Job};
@@ -27,9 +27,9 @@ const ARCHIVE_STEP: usize = 20_000;
 /// Which jobs or tasks are meant; empty fields are not tested.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Filter {
-    /// Jobs, by number within the shard.
+    /// Jobs, by number within the shard, rising.
     pub jobs: Vec<u64>,
-    /// Tasks.
+    /// Tasks, rising.
     pub tasks: Vec<u64>,
     /// Whether `jobs` or `tasks` was given at all: then nothing else is looked at.
     pub by_id: bool,
@@ -68,6 +68,22 @@ impl Filter {
 
     fn task(&self, task: &Task, class: &moso_queue::ClassKey) -> bool {
         self.class(class) && (self.task_states.is_empty() || self.task_states.iter().any(|s| s == task.state().name()))
+    }
+
+    /// Jobs of the task that were never made.
+    fn rest(&self, machine: &Machine, task: &Task) -> bool {
+        self.state(task.rest_state) && self.class(&machine.classes().get(task.class).key)
+    }
+
+    fn view(&self, job: &v1::JobView, meta: &MetaView) -> bool {
+        let is = |wanted: &str, name: &str| wanted.is_empty() || wanted == name;
+        (self.states.is_empty() || self.states.iter().any(|s| s.name() == job.state))
+            && (self.tasks.is_empty() || self.tasks.contains(&TaskId(job.task_id).seq()))
+            && self.queue.is_none_or(|id| meta.queue_by_id(id).is_some_and(|q| *q.name == *job.queue))
+            && self.share.is_none_or(|id| meta.share_by_id(id).is_some_and(|s| *s.name == *job.share))
+            && is(&self.owner, &job.owner)
+            && is(&self.group, &job.group)
+            && is(&self.label, &job.label)
     }
 
     fn wants_ended(&self) -> bool {
@@ -344,9 +360,15 @@ async fn jobs(
     let store = store_of(router, shard)?;
     if filter.by_id && !filter.jobs.is_empty() {
         let mut page = Page::default();
-        for &seq in filter.jobs.iter().take(limit) {
+        let start = if let From::Live(seq) = from { seq } else { 0 };
+        for &seq in filter.jobs.iter().filter(|&&seq| seq >= start) {
+            if page.items.len() == limit {
+                page.next = Some(From::Live(seq));
+                break;
+            }
             match job(router, shard, seq, false, meta.clone()).await {
-                Ok(view) => page.items.push(view.encode_to_vec()),
+                Ok(view) if filter.view(&view, &meta) => page.items.push(view.encode_to_vec()),
+                Ok(_) => {}
                 Err(fault) if fault.code == Code::NotFound => {}
                 Err(fault) => return Err(fault),
             }
@@ -371,31 +393,49 @@ async fn jobs(
 }
 
 fn live_page(machine: &Machine, filter: &Filter, start: u64, limit: usize, meta: &MetaView) -> Page {
-    let mut page = Page::default();
-    let mut visit = |job: &Job| {
-        if filter.job(machine, job) {
-            page.items.push(views::live_job(machine, job, meta).encode_to_vec());
-        }
+    let tasks: Box<dyn Iterator<Item = &Task>> = if filter.by_id {
+        Box::new(filter.tasks.iter().filter_map(|&seq| machine.task(seq)))
+    } else {
+        Box::new(machine.tasks_from(machine.task_of(start).map_or(start, |task| task.seq)))
     };
-    if filter.by_id {
-        for task in filter.tasks.iter().filter_map(|&seq| machine.task(seq)) {
-            let end = task.first() + u64::from(task.jobs);
-            machine.jobs().from(task.first()).take_while(|j| j.seq < end).take(limit).for_each(&mut visit);
-        }
-        page.items.truncate(limit);
-        return page;
-    }
-    let mut next = None;
-    let mut matched = 0;
-    for (seen, job) in machine.jobs().from(start).enumerate() {
-        if seen == STEP_JOBS || matched == limit {
-            next = Some(From::Live(job.seq));
+    let mut page = Page::default();
+    for (seen, (seq, task, job)) in tasks.flat_map(|task| live_jobs(machine, task, start)).enumerate() {
+        if seen == STEP_JOBS || page.items.len() == limit {
+            page.next = Some(From::Live(seq));
             break;
         }
-        matched += usize::from(filter.job(machine, job));
-        visit(job);
+        match job {
+            Some(job) if filter.job(machine, job) => {
+                page.items.push(views::live_job(machine, job, meta).encode_to_vec());
+            }
+            None if filter.rest(machine, task) => {
+                let class = &machine.classes().get(task.class).key;
+                page.items.push(views::unmade_job(machine.shard(), task, class, seq, meta).encode_to_vec());
+            }
+            _ => {}
+        }
     }
-    Page { next, ..page }
+    page
+}
+
+/// A task's live jobs from a number up, in order; those of an array that were never leased have no record.
+fn live_jobs<'a>(
+    machine: &'a Machine,
+    task: &'a Task,
+    start: u64,
+) -> impl Iterator<Item = (u64, &'a Task, Option<&'a Job>)> {
+    let (first, start) = (task.first(), start.max(task.first()));
+    let end = first + u64::from(task.jobs);
+    let mut made = machine.jobs().from(start).take_while(move |job| job.seq < end).peekable();
+    let ranges = task.rest.iter().map(move |&(a, b)| (first + u64::from(a)).max(start)..first + u64::from(b));
+    let mut unmade = ranges.flatten().peekable();
+    std::iter::from_fn(move || {
+        let next = unmade.peek().copied();
+        match made.next_if(|job| next.is_none_or(|seq| job.seq < seq)) {
+            Some(job) => Some((job.seq, task, Some(job))),
+            None => unmade.next().map(|seq| (seq, task, None)),
+        }
+    })
 }
 
 fn ended_page(
@@ -499,18 +539,22 @@ fn targets(machine: &Machine, filter: &Filter, from: u64, limit: usize) -> Targe
         }
     }
     let whole = |task: &Task, found: &mut Targets| {
-        let class = &machine.classes().get(task.class).key;
-        if task.rest_len() > 0 && filter.state(task.rest_state) && filter.class(class) {
+        if task.rest_len() > 0 && filter.rest(machine, task) {
             found.rests.push((task.seq, task.rest_len()));
         }
     };
     if filter.by_id {
         for &seq in &filter.tasks {
             let Some(task) = machine.task(seq) else {
-                found.missing.push(seq);
+                if from == 0 {
+                    found.missing.push(seq);
+                }
                 continue;
             };
-            whole(task, &mut found);
+            // On an earlier page, otherwise.
+            if from == 0 || from < task.first() {
+                whole(task, &mut found);
+            }
             let (start, end) = (task.first().max(from), task.first() + u64::from(task.jobs));
             for job in machine.jobs().from(start).take_while(|j| j.seq < end).filter(|j| filter.job(machine, j)) {
                 if found.jobs.len() >= limit {

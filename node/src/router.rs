@@ -7,8 +7,9 @@ use crate::query::{self, MetaQueryCall, QueryCall};
 use crate::request::{Fault, LeaseFor, LeasedJob, MetaRequest, Request};
 use bytes::Bytes;
 use moso_proto::Code;
-use moso_queue::command::Reply;
+use moso_queue::command::{Reply, is_submission};
 use moso_queue::filter::WorkerOffer;
+use moso_queue::limits::ENTRY_BYTES_MAX;
 use moso_queue::meta::Object;
 use moso_queue::ready::Popped;
 use moso_shard::core::Beaten;
@@ -47,6 +48,8 @@ pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// One call to another node.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of an entry beside its command.
+const ENTRY_HEAD_BYTES: usize = 64;
 /// Wait between tries while there is no leader.
 const PAUSE: Duration = Duration::from_millis(25);
 
@@ -147,9 +150,29 @@ impl Router {
 
     /// Proposes at this node.
     pub async fn command_here(&self, shard: u16, bytes: Bytes) -> Result<Reply, Fault> {
+        self.admit(&bytes)?;
         let (reply, answer) = oneshot::channel();
         self.request(shard, Request::Command { bytes, reply })?;
         answer.await.unwrap_or_else(|_| Err(Fault::not_leader(shard)))
+    }
+
+    /// Refuses what cannot be an entry, and submissions while the disk is nearly full: results and leases go on, so
+    /// that running jobs can end.
+    fn admit(&self, command: &Bytes) -> Result<(), Fault> {
+        if command.len() + ENTRY_HEAD_BYTES > ENTRY_BYTES_MAX {
+            let bytes = command.len();
+            return Err(Fault::new(
+                Code::TooLarge,
+                format!("the call makes a log entry of {bytes} bytes, at most {ENTRY_BYTES_MAX} are allowed: send less at once"),
+            ));
+        }
+        if is_submission(command) && self.directory.disk_low.load(Ordering::Relaxed) {
+            return Err(Fault {
+                retry_after_ms: 10_000,
+                ..Fault::new(Code::Busy, format!("the disk of node {} is nearly full", self.directory.node))
+            });
+        }
+        Ok(())
     }
 
     /// Leaves a request at a shard of this node.

@@ -1,2 +1,83 @@
-//! To come.
-fn main() {}
+//! Nodes are killed, halted and stopped under load: whatever was acknowledged is kept, every job ends exactly once.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::Cluster;
+use common::load::Load;
+use std::time::Duration;
+
+/// Jobs that run between two disturbances.
+const JOBS: u64 = 1_500;
+/// A halt longer than an election: others lead when the node goes on, and it must notice.
+const HALT: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_node_is_killed_in_turn() {
+    let mut cluster = Cluster::start().await;
+    let load = Load::start(&cluster).await;
+    for node in 1..=3 {
+        load.progress(JOBS).await;
+        cluster.nodes.kill(node).unwrap();
+        // Two of three go on alone.
+        load.progress(JOBS).await;
+        cluster.nodes.restart(node).await.unwrap();
+    }
+    load.progress(JOBS).await;
+    load.settle(&cluster).await;
+    cluster.nodes.check().unwrap();
+    cluster.nodes.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_nodes_are_killed_at_once() {
+    let mut cluster = Cluster::start().await;
+    let load = Load::start(&cluster).await;
+    for _ in 0..2 {
+        load.progress(JOBS).await;
+        for node in 1..=3 {
+            cluster.nodes.kill(node).unwrap();
+        }
+        for node in 1..=3 {
+            cluster.nodes.start_node(node).unwrap();
+        }
+        cluster.nodes.wait_ready().await.unwrap();
+    }
+    load.progress(JOBS).await;
+    load.settle(&cluster).await;
+    cluster.nodes.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_halted_leader_does_no_harm() {
+    let mut cluster = Cluster::start().await;
+    let load = Load::start(&cluster).await;
+    load.progress(JOBS).await;
+    for _ in 0..2 {
+        let leader = cluster.busiest_leader().await;
+        cluster.nodes.pause(leader).unwrap();
+        tokio::time::sleep(HALT).await;
+        load.progress(JOBS).await;
+        cluster.nodes.resume(leader).unwrap();
+        load.progress(JOBS).await;
+    }
+    load.settle(&cluster).await;
+    cluster.nodes.check().unwrap();
+    cluster.nodes.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_stopped_and_started_one_by_one() {
+    let mut cluster = Cluster::start().await;
+    let load = Load::start(&cluster).await;
+    for node in 1..=3 {
+        load.progress(JOBS).await;
+        assert!(cluster.nodes.stop_node(node).await.unwrap(), "node {node} did not end well on SIGTERM");
+        load.progress(JOBS).await;
+        cluster.nodes.restart(node).await.unwrap();
+    }
+    load.progress(JOBS).await;
+    load.settle(&cluster).await;
+    cluster.nodes.stop().await.unwrap();
+}

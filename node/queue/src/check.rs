@@ -32,8 +32,8 @@ fn check_jobs(machine: &Machine) -> Result<(), String> {
         if machine.tasks.get(&job.task).is_none_or(|t| t.position(job.seq).is_none()) {
             return fail("its task is gone or does not know it");
         }
-        if job.state.is_leased() && (job.session == 0 || job.attempt == 0 || job.ttl_ms == 0) {
-            return fail("a lease without session, attempt or time");
+        if job.state.is_leased() && (job.attempt == 0 || job.ttl_ms == 0) {
+            return fail("a lease without attempt or time");
         }
         if job.attempt > job.last_attempt || job.last_attempt > ATTEMPTS_MAX {
             return fail("more attempts than allowed");

@@ -11,7 +11,7 @@ use moso_proto::{Code, JobState};
 use serde::{Deserialize, Serialize};
 
 pub use crate::entry::{EntryBuilder, read_entry};
-pub use encoding::{encode_submit, set_content};
+pub use encoding::{encode_submit, is_submission, set_content};
 
 /// One job of a submission.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -91,7 +91,7 @@ pub struct JobResult {
 /// What an operator or the system does to jobs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// End them, with PanDA's kill code.
+    /// End them, with PanDA's kill code; 0 stands for 9.
     Kill(u8),
     /// Keep them from being leased.
     Hold(Box<str>),

@@ -89,12 +89,21 @@ fn check_entry(entry: &Entry) -> Result<()> {
 }
 
 /// A leader takes a peer's word for how far it is, and the index would then be used to read the leader's log.
+///
+/// A peer does not reject what follows an entry that it acknowledged, so such a rejection is an old one that came late.
+/// raft-rs would go back to entries that may have been cut off the log since, and never send anything again.
 fn check_append_response(raft: &Raft<Storage>, message: &Message) -> Result<()> {
-    let counted = raft.state == StateRole::Leader && message.term == raft.term;
-    if counted && !message.reject && message.index > raft.raft_log.last_index() {
-        return Err(Error::Refused("an acknowledgement of entries that were not sent"));
+    if raft.state != StateRole::Leader || message.term != raft.term {
+        return Ok(());
     }
-    Ok(())
+    let matched = raft.prs().get(message.from).map_or(0, |progress| progress.matched);
+    if !message.reject && message.index > raft.raft_log.last_index() {
+        Err(Error::Refused("an acknowledgement of entries that were not sent"))
+    } else if message.reject && (message.index <= matched || message.reject_hint < matched) {
+        Err(Error::Refused("a rejection of what was acknowledged"))
+    } else {
+        Ok(())
+    }
 }
 
 /// A leader names in a heartbeat only what this replica has acknowledged, thus has on disk. If it is not there, it was

@@ -152,6 +152,12 @@ impl Leading {
 
     /// Checks a job taken from the index against the table, and reserves it.
     pub fn claim(&mut self, machine: &mut Machine, popped: &Popped) -> bool {
+        // An action may have made the job meanwhile: it counts as seen all the same, or the feed would dry up.
+        if !self.feeds.is_empty()
+            && let Some(feed) = machine.task_of(popped.seq).and_then(|task| self.feeds.get_mut(&task.seq))
+        {
+            feed.outstanding = feed.outstanding.saturating_sub(1);
+        }
         if let Some(job) = machine.jobs_volatile().get_mut(popped.seq) {
             let good = job.state == JobState::Activated
                 && !job.reserved
@@ -167,9 +173,6 @@ impl Leading {
         let Some(task) = machine.task_of(popped.seq).filter(|t| t.array) else {
             return false;
         };
-        if let Some(feed) = self.feeds.get_mut(&task.seq) {
-            feed.outstanding = feed.outstanding.saturating_sub(1);
-        }
         let position = task.position(popped.seq).expect("the job is the task's");
         task.is_unmade(position) && task.rest_state == JobState::Activated && task.class == popped.class
     }

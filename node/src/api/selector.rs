@@ -47,6 +47,12 @@ pub fn scope(selector: &v1::Selector, of: Of, meta: &MetaView, shards: u16) -> R
         let shard = known(TaskId(id).shard(), id, "task")?;
         filters.entry(shard).or_insert_with(|| base.clone()).tasks.push(TaskId(id).seq());
     }
+    for filter in filters.values_mut() {
+        for ids in [&mut filter.jobs, &mut filter.tasks] {
+            ids.sort_unstable();
+            ids.dedup();
+        }
+    }
     if !by_id {
         filters = (1..=shards).map(|shard| (shard, base.clone())).collect();
     }

@@ -5,6 +5,7 @@ use super::{NEW_QUEUE_WAIT, check, invalid, status};
 use crate::directory::Counters;
 use crate::dispatch::{Ask, Cancel, Dispatcher};
 use crate::hints::WorkerWord;
+use crate::limits::RESULTS_BYTES_MAX;
 use crate::request::Fault;
 use crate::router::Router;
 use crate::sessions::{PUSHES, Push, Sessions};
@@ -321,7 +322,8 @@ impl Session {
         }
         let (router, session) = (self.api.router.clone(), self.number);
         Ok(Box::pin(async move {
-            let sent = by_shard.into_iter().map(|(shard, results)| {
+            let parts = by_shard.into_iter().flat_map(|(shard, results)| split(results).into_iter().map(move |r| (shard, r)));
+            let sent = parts.map(|(shard, results)| {
                 let router = &router;
                 async move {
                     let ids: Vec<(u64, u32)> = results.iter().map(|r| (r.seq, r.attempt)).collect();
@@ -335,6 +337,30 @@ impl Session {
             v1::NodeFrame { results: Some(ack), ..v1::NodeFrame::default() }
         }))
     }
+}
+
+/// Cuts results so that each part makes a command of a bounded size.
+fn split(results: Vec<JobResult>) -> Vec<Vec<JobResult>> {
+    let size = |r: &JobResult| {
+        let report = r.report.as_ref();
+        64 + report.map_or(0, |r| r.output.len() + r.errors.iter().map(|(a, _, b)| a.len() + b.len() + 8).sum::<usize>())
+    };
+    let mut parts: Vec<Vec<JobResult>> = Vec::new();
+    let mut bytes = 0;
+    for result in results {
+        let more = size(&result);
+        match parts.last_mut().filter(|_| bytes + more <= RESULTS_BYTES_MAX) {
+            Some(part) => {
+                part.push(result);
+                bytes += more;
+            }
+            None => {
+                parts.push(vec![result]);
+                bytes = more;
+            }
+        }
+    }
+    parts
 }
 
 /// Writes what became of a shard's results into the acknowledgement.

@@ -67,8 +67,8 @@ pub struct Group {
     heard: BTreeMap<u64, u64>,
     /// Since when commands may be gathered without being proposed; true time.
     gathering_ms: Option<u64>,
-    /// Jobs of lease commands proposed in this leadership and not yet applied.
-    leasing: BTreeMap<u64, u64>,
+    /// Jobs of lease commands proposed in this leadership and not yet applied: index, and the job's change time then.
+    leasing: BTreeMap<u64, (u64, Option<u64>)>,
     serving: Option<u64>,
     flush_ms: u64,
     flushing: bool,
@@ -533,7 +533,7 @@ impl Group {
             return Ok(());
         };
         let applied = self.core.replica_ref().applied_index();
-        self.leasing.retain(|_, index| *index > applied);
+        self.leasing.retain(|_, (index, _)| *index > applied);
         for entry in append.entries.iter().filter(|entry| entry.term == term) {
             let Ok((_, commands)) = read_entry(entry.data.clone()) else {
                 continue;
@@ -551,13 +551,14 @@ impl Group {
         Ok(())
     }
 
+    /// A job that changes between the two, or that an array has not made yet, may well be in both: the log decides.
     fn check_leasing(&mut self, around: &mut Around<'_>, index: u64, jobs: &[u64]) -> Check {
         for &seq in jobs {
-            let before = self.leasing.insert(seq, index);
-            let made = self.core.machine().job(seq).is_some();
+            let changed_ms = self.core.machine().job(seq).map(|job| job.changed_ms);
+            let before = self.leasing.insert(seq, (index, changed_ms));
             ensure_that!(
                 "a job is in one lease proposal at a time",
-                before.is_none() || !made,
+                changed_ms.is_none() || before.is_none_or(|before| before.1 != changed_ms),
                 "node {} shard {}: job {seq} at {before:?} and {index}",
                 around.node,
                 self.shard

@@ -128,6 +128,11 @@ impl Command {
     }
 }
 
+/// Whether an encoded command is a submission.
+pub fn is_submission(encoded: &[u8]) -> bool {
+    encoded.first() == Some(&SUBMIT)
+}
+
 /// Appends an encoded submission.
 pub fn encode_submit(submit: &Submit, out: &mut Vec<u8>) {
     out.put_u8(SUBMIT);

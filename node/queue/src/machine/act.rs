@@ -7,6 +7,9 @@ use crate::job::{Job, Reason, Report};
 use crate::limits::ATTEMPTS_MAX;
 use moso_proto::JobState;
 
+/// Kill code of a kill that names none.
+const DEFAULT_KILL: u8 = 9;
+
 /// The kill ends a leased job at once instead of asking its worker (PanDA: 9 and 52 on production and test jobs, 99
 /// with the production role, which the API checks).
 fn is_forced(code: u8, label: &str) -> bool {
@@ -45,6 +48,8 @@ impl Tally {
 impl Machine {
     pub(super) fn act(&mut self, action: &Action, targets: &[Target], actor: &str, effects: &mut Effects) -> Reply {
         let mut tally = Tally::default();
+        // A job's kill code 0 means that no kill is under way.
+        let action = if *action == Action::Kill(0) { &Action::Kill(DEFAULT_KILL) } else { action };
         for target in targets {
             match *target {
                 Target::Job(seq) => {

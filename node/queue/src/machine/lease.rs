@@ -17,9 +17,6 @@ impl Machine {
         effects: &mut Effects,
     ) -> Reply {
         let mut leased = Vec::with_capacity(jobs.len());
-        if session == 0 || ttl_ms == 0 {
-            return Reply::Leased(leased);
-        }
         for &seq in jobs {
             if self.jobs.get(seq).is_none() && !self.make_array_job(seq, effects) {
                 continue;
@@ -28,7 +25,7 @@ impl Machine {
             let Some(job) = self.jobs.get_mut(seq).filter(|j| j.state == JobState::Activated) else { continue };
             job.attempt += 1;
             job.session = session;
-            job.ttl_ms = ttl_ms;
+            job.ttl_ms = ttl_ms.max(1);
             job.leased_ms = now;
             job.started_ms = 0;
             job.phase = 0;

@@ -34,6 +34,7 @@ pub fn reply(reply: &Reply) -> String {
             let repeated = if *repeated { ", repeated" } else { "" };
             format!("-> task {task}, {jobs} jobs{repeated}\n")
         }
+        Reply::Leased(jobs) if jobs.is_empty() => "-> leased nothing\n".into(),
         Reply::Leased(jobs) => {
             format!("-> leased {}\n", list(jobs.iter().map(|(seq, attempt)| format!("{seq}#{attempt}"))))
         }

@@ -162,7 +162,7 @@ fn report() -> impl Strategy<Value = Option<Box<Report>>> {
 
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        prop::sample::select(vec![2, 3, 9, 51, 55, 99]).prop_map(Action::Kill),
+        prop::sample::select(vec![0, 2, 3, 9, 51, 55, 99]).prop_map(Action::Kill),
         text().prop_map(Action::Hold),
         Just(Action::Release),
         Just(Action::Release),
