@@ -14,7 +14,6 @@ use moso_queue::share::ShareOrder;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::sync::Notify;
 
 /// Requests waiting at a shard. Full means "come back later" to the caller at once.
@@ -186,19 +185,6 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// The meta view, once it knows these queues, or after `wait`: another node may have made one just now.
-    pub async fn meta_with_queues(&self, queues: &[String], wait: Duration) -> Arc<MetaView> {
-        let deadline = tokio::time::Instant::now() + wait;
-        loop {
-            let changed = self.meta_changed.notified();
-            let meta = self.meta.load_full();
-            let known = queues.iter().all(|name| meta.queue(name).is_some());
-            if known || tokio::time::timeout_at(deadline, changed).await.is_err() {
-                return meta;
-            }
-        }
-    }
-
     /// A data shard.
     pub fn shard(&self, shard: u16) -> Option<&ShardSlot> {
         self.shards.get(usize::from(shard).checked_sub(1)?)

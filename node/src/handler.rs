@@ -1,6 +1,5 @@
 //! What other nodes send: Raft messages to the reactors, calls to the leaders here, hints to the directory.
 
-use crate::api::workers::recognise_repeats;
 use crate::dispatch::{Dispatcher, LeaseAsk};
 use crate::hints::{self, HintFrame};
 use crate::peer::PeerHandler;
@@ -102,11 +101,9 @@ async fn answer(served: &Served, shard: u16, kind: u8, body: Bytes) -> Result<By
     match kind {
         call::COMMAND => {
             // Decoded before it is proposed: what another node sends must not stop this shard at apply.
-            let command = Command::decode(body.clone())
+            Command::decode(body.clone())
                 .map_err(|e| Fault::new(Code::Internal, format!("another node's command: {e}")))?;
-            let mut reply = router.command_here(shard, body).await?;
-            recognise_repeats(router, shard, &command, &mut reply);
-            Ok(pack(&reply))
+            Ok(pack(&router.command_here(shard, body).await?))
         }
         call::LEASE => {
             let ask: LeaseAsk = unpack(&body)?;

@@ -33,6 +33,7 @@ pub mod outbound;
 pub mod peer;
 pub mod query;
 pub mod reactor;
+mod repeats;
 pub mod request;
 pub mod router;
 pub mod sessions;

@@ -7,10 +7,11 @@ use crate::query::{self, MetaQueryCall, QueryCall};
 use crate::request::{Fault, LeaseFor, LeasedJob, MetaRequest, Request};
 use bytes::Bytes;
 use moso_proto::Code;
+use moso_proto::object::kind;
 use moso_queue::command::{Reply, is_submission};
 use moso_queue::filter::WorkerOffer;
 use moso_queue::limits::ENTRY_BYTES_MAX;
-use moso_queue::meta::Object;
+use moso_queue::meta::{MetaView, Object};
 use moso_queue::ready::Popped;
 use moso_shard::core::Beaten;
 use serde::de::DeserializeOwned;
@@ -73,6 +74,9 @@ pub struct Router {
     pub peers: Arc<Peers>,
 }
 
+/// How long a request waits for this node to hear of an object that exists.
+const BEHIND_MAX: Duration = Duration::from_millis(1_500);
+
 /// How long a missing leader is waited for.
 struct Patience {
     deadline: Instant,
@@ -91,6 +95,11 @@ impl Patience {
         tokio::time::sleep(PAUSE).await;
         Ok(())
     }
+}
+
+/// There is no such object.
+pub fn unknown(kind: &str, name: &str) -> Fault {
+    Fault::new(Code::NotFound, format!("there is no {kind} {name:?}; `moso {kind} --help` tells how to make one"))
 }
 
 /// Encodes what goes between nodes.
@@ -152,8 +161,10 @@ impl Router {
     pub async fn command_here(&self, shard: u16, bytes: Bytes) -> Result<Reply, Fault> {
         self.admit(&bytes)?;
         let (reply, answer) = oneshot::channel();
-        self.request(shard, Request::Command { bytes, reply })?;
-        answer.await.unwrap_or_else(|_| Err(Fault::not_leader(shard)))
+        self.request(shard, Request::Command { bytes: bytes.clone(), reply })?;
+        let mut reply = answer.await.unwrap_or_else(|_| Err(Fault::not_leader(shard)))?;
+        crate::repeats::recognise(&self.directory, shard, &bytes, &mut reply);
+        Ok(reply)
     }
 
     /// Refuses what cannot be an entry, and submissions while the disk is nearly full: results and leases go on, so
@@ -285,6 +296,36 @@ impl Router {
                 answer => return answer,
             }
         }
+    }
+
+    /// The meta view, once it knows these objects (kind and name). This node may be behind, after a restart or a
+    /// change at another node: only the meta group can say that there is no such object.
+    pub async fn meta_with(&self, named: &[(&str, &str)]) -> Result<Arc<MetaView>, Fault> {
+        let deadline = Instant::now() + BEHIND_MAX;
+        let knows = |meta: &MetaView, kind: &str, name: &str| match kind {
+            kind::QUEUE => meta.queue(name).is_some(),
+            _ => meta.share(name).is_some(),
+        };
+        for &(kind, name) in named {
+            if knows(&self.directory.meta.load(), kind, name) {
+                continue;
+            }
+            let query = MetaQueryCall::Get { kind: kind.into(), name: name.into() };
+            if self.meta_query(&query).await?.iter().all(|object| object.json.is_empty()) {
+                return Err(unknown(kind, name));
+            }
+            loop {
+                let changed = self.directory.meta_changed.notified();
+                if knows(&self.directory.meta.load(), kind, name) {
+                    break;
+                }
+                if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                    let message = format!("node {} does not know the {kind} {name:?} yet", self.directory.node);
+                    return Err(Fault { retry_after_ms: 100, ..Fault::new(Code::Unavailable, message) });
+                }
+            }
+        }
+        Ok(self.directory.meta.load_full())
     }
 
     async fn meta_query_once(&self, query: &MetaQueryCall) -> Result<Vec<Object>, Fault> {

@@ -9,7 +9,7 @@ use common::load::Load;
 use std::time::Duration;
 
 /// Jobs that run between two disturbances.
-const JOBS: u64 = 1_500;
+const JOBS: u64 = 500;
 /// A halt longer than an election: others lead when the node goes on, and it must notice.
 const HALT: Duration = Duration::from_secs(5);
 

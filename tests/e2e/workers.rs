@@ -75,7 +75,7 @@ async fn commands_run_and_their_ends_are_kept() {
     let view = cluster.job(good.first_job_id + 9).await;
     let output = String::from_utf8(view.output.to_vec()).unwrap();
     assert_eq!(output, format!("hello from Q attempt 1\n{}\n", view.job_id));
-    assert!(view.exit_code == 0 && view.memory_peak_kib > 0 && view.started_ms > 0, "{view:?}");
+    assert!(view.exit_code == 0 && view.started_ms > 0, "{view:?}");
 
     assert_eq!(cluster.ended_task(bad.task_id).await.state, "failed");
     let view = cluster.job(bad.first_job_id).await;
@@ -86,6 +86,7 @@ async fn commands_run_and_their_ends_are_kept() {
     assert_eq!(cluster.ended_task(long.task_id).await.state, "failed");
     let view = cluster.job(long.first_job_id).await;
     assert_eq!((view.errors[0].code, &view.output[..]), (1213, &b"begun\n"[..]));
+    assert!(view.memory_peak_kib > 0, "{view:?}");
 
     cluster.ended_task(none.task_id).await;
     let error = &cluster.job(none.first_job_id).await.errors[0];
@@ -122,7 +123,7 @@ async fn a_worker_drains_on_sigterm() {
 #[tokio::test]
 async fn a_kill_ends_the_process() {
     let cluster = Cluster::start().await;
-    cluster.queue("Q").await;
+    cluster.short_lease_queue("Q").await;
     let folder = tempfile::tempdir().unwrap();
     let worker = worker(&cluster, "Q", "2");
     let spec = |label: &str| TaskSpec { label: label.into(), ..shell("Q", &waits_in(folder.path())) };

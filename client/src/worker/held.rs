@@ -125,6 +125,11 @@ impl Held {
 
     /// Takes the answer to a heartbeat: what it carried and the answer does not complain of was held when it was sent.
     pub fn answered(&mut self, reply: &HeartbeatReply) {
+        if reply.seq == 0 {
+            // Unasked: these leases have just ended. If an earlier attempt was meant, this one runs out and is repeated.
+            reply.lost.iter().filter_map(|id| self.entries.get(id)).for_each(|entry| drop(entry.tell(Stop::Lost)));
+            return;
+        }
         let sent = self.open.iter().find(|(seq, _)| *seq == reply.seq);
         let Some((_, at)) = sent.copied() else {
             return;

@@ -1,14 +1,15 @@
 //! Submitters and users.
 
-use super::selector::{Of, read_cursor, scope, write_cursor};
-use super::{NEW_QUEUE_WAIT, check, invalid, status};
+use super::selector::{Of, Scope, read_cursor, scope, write_cursor};
+use super::{check, invalid, status};
 use crate::clock::Clock;
 use crate::directory::Counters;
 use crate::query::{Filter, From, Page, QueryCall, Targets};
 use crate::request::Fault;
-use crate::router::{Router, unpack};
+use crate::router::{Router, unknown, unpack};
 use bytes::Bytes;
 use moso_proto::id::shard_of_submission;
+use moso_proto::object::kind;
 use moso_proto::v1::{self, jobs_server::Jobs};
 use moso_proto::{Code, JobId, ShardId, setting};
 use moso_queue::command::{ActRefusal, Action, Command, Reply};
@@ -56,15 +57,9 @@ impl JobsApi {
     async fn submit_request(&self, request: v1::SubmitRequest) -> Result<v1::SubmitReply, Fault> {
         let spec = request.task.as_ref().ok_or_else(|| invalid("task is missing"))?;
         let submission = check::submission_id(&request.submission_id)?;
-        let named = std::slice::from_ref(&spec.queue);
-        let meta = self.router.directory.meta_with_queues(named, NEW_QUEUE_WAIT).await;
-        let unknown = || {
-            Fault::new(
-                Code::NotFound,
-                format!("there is no queue {:?}: create it with `moso queue create`", spec.queue),
-            )
-        };
-        let queue = meta.queue(&spec.queue).ok_or_else(unknown)?;
+        let share_name = if spec.share.is_empty() { SHARE_UNDEFINED } else { &spec.share };
+        let meta = self.router.meta_with(&[(kind::QUEUE, &spec.queue), (kind::SHARE, share_name)]).await?;
+        let queue = meta.queue(&spec.queue).ok_or_else(|| unknown(kind::QUEUE, &spec.queue))?;
         if !queue.takes_jobs(self.clock.wall_ms()) {
             return Err(Fault {
                 retry_after_ms: 10_000,
@@ -77,9 +72,7 @@ impl JobsApi {
         if meta.user(&spec.owner).banned {
             return Err(Fault::new(Code::Forbidden, format!("user {} may not submit", spec.owner)));
         }
-        let share_name = if spec.share.is_empty() { SHARE_UNDEFINED } else { &spec.share };
-        let share = meta.share(share_name);
-        let share = share.ok_or_else(|| Fault::new(Code::NotFound, format!("there is no share {share_name:?}")))?;
+        let share = meta.share(share_name).ok_or_else(|| unknown(kind::SHARE, share_name))?;
         let body_max = meta.setting(&setting::BODY_BYTES_MAX) as usize;
         let shard = shard_of_submission(&submission, self.shards());
         self.room(shard, &meta)?;
@@ -129,8 +122,7 @@ impl JobsApi {
 
     /// Walks over the shards until the page is full; each shard's filter says what is meant there.
     async fn list(&self, request: v1::ListRequest, of: Of) -> Result<(Vec<Vec<u8>>, String), Fault> {
-        let meta = self.meta();
-        let scope = scope(&request.selector.unwrap_or_default(), of, &meta, self.shards())?;
+        let scope = self.scope(&request.selector.unwrap_or_default(), of).await?;
         let limit = if request.limit == 0 { PAGE } else { request.limit.min(PAGE_MAX) } as usize;
         let (mut shard, mut from) = read_cursor(&request.cursor)?;
         let mut items = Vec::new();
@@ -151,13 +143,19 @@ impl JobsApi {
         Ok((items, String::new()))
     }
 
+    async fn scope(&self, selector: &v1::Selector, of: Of) -> Result<Scope, Fault> {
+        let named = [(kind::QUEUE, selector.queue.as_str()), (kind::SHARE, &selector.share)];
+        let named: Vec<_> = named.into_iter().filter(|(_, name)| !name.is_empty()).collect();
+        scope(selector, of, &*self.router.meta_with(&named).await?, self.shards())
+    }
+
     async fn act_request(&self, request: v1::ActRequest) -> Result<v1::ActReply, Fault> {
         let action = action(request.action)?;
         let selector = request.selector.unwrap_or_default();
         if selector == v1::Selector::default() {
             return Err(invalid("the selector is empty: name jobs, tasks, a queue, an owner, or states"));
         }
-        let scope = scope(&selector, Of::Jobs, &self.meta(), self.shards())?;
+        let scope = self.scope(&selector, Of::Jobs).await?;
         let actor: Box<str> = check::name("actor", &request.actor)?.into();
         let mut tally = Tally::default();
         for (shard, filter) in scope.filters {

@@ -9,12 +9,8 @@ pub mod workers;
 use crate::request::Fault;
 use moso_proto::{Code, META_CODE, META_LEADER, META_RETRY_AFTER};
 use moso_queue::meta::MetaView;
-use std::time::Duration;
 use tonic::metadata::MetadataValue;
 use tonic::{Code as GrpcCode, Status};
-
-/// How long a submission or a lease request waits for a queue that this node does not know yet.
-const NEW_QUEUE_WAIT: Duration = Duration::from_millis(1_500);
 
 /// The gRPC status of a fault, with code, retry time and leader in its metadata.
 pub fn status(fault: Fault, meta: &MetaView) -> Status {

@@ -1,20 +1,21 @@
 //! Workers: one stream is one session. A frame may carry results, heartbeats and a lease request; what is ready at the
 //! same time goes back in one frame.
 
-use super::{NEW_QUEUE_WAIT, check, invalid, status};
+use super::{check, invalid, status};
 use crate::directory::Counters;
 use crate::dispatch::{Ask, Cancel, Dispatcher};
 use crate::hints::WorkerWord;
 use crate::limits::RESULTS_BYTES_MAX;
 use crate::request::Fault;
-use crate::router::Router;
+use crate::router::{Router, unknown};
 use crate::sessions::{PUSHES, Push, Sessions};
 use futures::stream::{FuturesUnordered, StreamExt};
+use moso_proto::object::kind;
 use moso_proto::v1::{self, workers_server::Workers};
-use moso_proto::{Code, JobId, JobState, TaskId};
+use moso_proto::{Code, JobId, TaskId};
 use moso_queue::command::{Command, JobResult, Outcome, Reply, ResultStatus};
 use moso_queue::filter::WorkerOffer;
-use moso_queue::job::{EndedJob, Report};
+use moso_queue::job::Report;
 use moso_queue::limits::{ERRORS_MAX, LEASE_JOBS_MAX, OUTPUT_BYTES_MAX, RESULTS_MAX, TAGS_MAX, TEXT_BYTES_MAX};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -208,18 +209,10 @@ impl Session {
                 format!("at most {QUEUES_MAX} queues and {TAGS_MAX} tags in one lease request"),
             ));
         }
-        let meta = self.api.router.directory.meta_with_queues(&request.queues, NEW_QUEUE_WAIT).await;
-        let queues = request
-            .queues
-            .iter()
-            .map(|name| {
-                let queue = meta.queue(name).map(|q| q.id);
-                queue.ok_or_else(|| Fault {
-                    retry_after_ms: 1_000,
-                    ..Fault::new(Code::NotFound, format!("there is no queue {name:?}"))
-                })
-            })
-            .collect::<Result<_, _>>()?;
+        let named: Vec<_> = request.queues.iter().map(|name| (kind::QUEUE, name.as_str())).collect();
+        let meta = self.api.router.meta_with(&named).await?;
+        let queue = |name: &String| meta.queue(name).map(|q| q.id).ok_or_else(|| unknown(kind::QUEUE, name));
+        let queues = request.queues.iter().map(queue).collect::<Result<_, _>>()?;
         let mut tags: Vec<Box<str>> =
             request.tags.iter().map(|t| check::name("a tag", t).map(Box::from)).collect::<Result<_, _>>()?;
         tags.sort_unstable();
@@ -387,26 +380,6 @@ fn settle(router: &Router, shard: u16, ids: &[(u64, u32)], answer: Result<Reply,
         Err(fault) if fault.code.is_retryable() => ack.retry.extend(ids.iter().map(|(seq, _)| id(*seq))),
         Err(fault) => {
             ack.refused.extend(ids.iter().map(|&(seq, attempt)| refusal(id(seq), attempt, fault.code, &fault.message)))
-        }
-    }
-}
-
-/// A repeated result of a job that ended by the very attempt and session is accepted: its first acknowledgement was
-/// lost. Runs on the leader's node, beside the archive.
-pub fn recognise_repeats(router: &Router, shard: u16, command: &Command, reply: &mut Reply) {
-    let (Command::Results { session, results }, Reply::Results(statuses)) = (command, reply) else { return };
-    let Some(store) = router.directory.shard(shard).and_then(|s| s.store.clone()) else { return };
-    let today = (crate::dispatch::unix_ms() / 86_400_000) as u16;
-    for (result, status) in results.iter().zip(statuses) {
-        if *status != ResultStatus::Refused(Code::AlreadyEnded) {
-            continue;
-        }
-        let ended = store.ended_job(result.seq, today.saturating_sub(1)..=today).ok().flatten();
-        let Some(ended) = ended.and_then(|(_, bytes)| EndedJob::decode(result.seq, bytes).ok()) else { continue };
-        // A success is recorded only if the job finished: it may have been killed meanwhile.
-        let recorded = (result.outcome == Outcome::Finished) == (ended.job.state == JobState::Finished);
-        if recorded && ended.job.attempt == result.attempt && ended.job.session == *session {
-            *status = ResultStatus::Accepted;
         }
     }
 }

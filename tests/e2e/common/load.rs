@@ -1,6 +1,7 @@
 //! A closed loop of submitters and workers, and the books that must balance in the end.
 
 use super::{Cluster, DEADLINE, eventually, task};
+use futures::StreamExt;
 use moso_client::v1::{Selector, SubmitReply};
 use moso_client::{Client, Job, JobOutcome, Submission, Worker, WorkerHandle, WorkerReport};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,9 @@ const SLOTS: usize = 20;
 const ARRAY_EVERY: u64 = 3;
 /// Jobs of a task.
 const TASK_JOBS: u32 = 10;
+
+/// Tasks looked at at once.
+const READS: usize = 16;
 
 /// The queue that is used.
 pub const QUEUE: &str = "load";
@@ -78,9 +82,10 @@ impl Load {
         }
         let accepted = std::mem::take(&mut *self.accepted.lock().unwrap());
         let jobs: u64 = accepted.iter().map(|reply| u64::from(reply.jobs)).sum();
-        for reply in &accepted {
-            let ended = cluster.ended_task(reply.task_id).await;
-            assert_eq!(ended.state, "done", "task {}: {:?}", reply.task_id, ended.counts);
+        let ends = accepted.iter().map(|reply| cluster.ended_task(reply.task_id));
+        let mut ends = futures::stream::iter(ends).buffer_unordered(READS);
+        while let Some(ended) = ends.next().await {
+            assert_eq!(ended.state, "done", "task {}: {:?}", ended.task_id, ended.counts);
         }
         let mut reports = WorkerReport::default();
         for (handle, worker) in self.workers {
@@ -91,6 +96,7 @@ impl Load {
             reports.lost += report.lost;
         }
         eprintln!("{jobs} jobs of {} tasks; {reports:?}", accepted.len());
+        // An acknowledgement that was lost makes a repeat, which is recognised: nothing is refused.
         assert!(reports.finished - reports.refused >= jobs, "more jobs ended than were reported");
         check_archive(cluster, &accepted).await;
     }

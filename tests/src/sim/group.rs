@@ -14,7 +14,7 @@ use moso_queue::command::{Command, read_entry};
 use moso_queue::filter::WorkerOffer;
 use moso_queue::ready::{Popped, Wanted};
 use moso_shard::core::{Answer as CoreAnswer, Core, CoreOutput, Shed};
-use moso_shard::limits::UNPERSISTED_MAX;
+use moso_shard::limits::{ENTRY_BYTES_MAX, UNPERSISTED_MAX};
 use moso_shard::{ConfState, Durable, Message, MessageType, Position, Replica, ReplicaConfig, Role};
 use rand::Rng;
 use std::collections::BTreeMap;
@@ -107,6 +107,11 @@ impl Group {
             heartbeat_ticks: plan.heartbeat_ticks,
             election_jitter_ticks: Some(0),
             cache_bytes_max: plan.cache_bytes,
+            append_bytes_max: plan.append_bytes,
+            appends_in_flight_max: plan.appends,
+            committed_bytes_max: plan.committed_bytes,
+            // The least allowed: a flood must fill it.
+            uncommitted_bytes_max: ENTRY_BYTES_MAX,
             ..ReplicaConfig::new(shard, super::peer_of(node))
         };
         let (applied, last) = (durable.applied, durable.last_index);
@@ -242,7 +247,12 @@ impl Group {
                     let none = moso_queue::command::Reply::Leased(Vec::new());
                     reply(around, owed, Answer::Reply(none));
                 }
-                Err((shed, owed)) => self.shed(around, shed, owed),
+                Err((shed, owed)) => {
+                    if shed == Shed::Busy {
+                        around.env.cover.count_n("jobs put back", popped.len() as u64);
+                    }
+                    self.shed(around, shed, owed);
+                }
             },
             Ask::Beat { session, beats } => self.beat(around, owed, session, &beats)?,
             Ask::Read => {
@@ -629,8 +639,8 @@ impl Group {
         }
         // RocksDB flushes by itself when its memory is full: any prefix may become durable.
         if around.env.once_in(200) {
-            let upto = around.env.within((0, position.index));
-            store.flush(upto);
+            let most = store.batches() as u64;
+            store.flush_oldest(around.env.within((0, most)) as usize);
         }
         self.core.written();
         Ok(())

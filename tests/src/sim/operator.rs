@@ -46,6 +46,15 @@ impl Operator {
         else {
             return;
         };
+        // Thinks better of it at once: the ready index then has two entries of a job.
+        let undo = matches!(action, Action::Hold(_)) && env.once_in(2);
+        self.act(env, history, shard, action, targets.clone());
+        if undo {
+            self.act(env, history, shard, Action::Release, targets);
+        }
+    }
+
+    fn act(&mut self, env: &mut Env, history: &mut History, shard: u16, action: Action, targets: Vec<Target>) {
         env.cover.count(match action {
             Action::Kill(_) => "operators: kill",
             Action::Hold(_) => "operators: hold",
@@ -53,11 +62,7 @@ impl Operator {
             Action::Retry(_) => "operators: retry",
             Action::Priority(_) => "operators: priority",
         });
-        let command = Command::Act {
-            action,
-            targets,
-            actor: "operator".into(),
-        };
+        let command = Command::Act { action, targets, actor: "operator".into() };
         let ask = Ask::Command(command.to_bytes().into());
         self.calls.send(env, history, shard, ask, ());
     }

@@ -92,6 +92,12 @@ pub struct Plan {
     pub keep_entries: u64,
     /// Bytes of recent entries a replica keeps in memory.
     pub cache_bytes: usize,
+    /// Bytes of entries in one append.
+    pub append_bytes: usize,
+    /// Unanswered appends per peer.
+    pub appends: usize,
+    /// Bytes of committed entries handed out at a time.
+    pub committed_bytes: usize,
     /// Drift of monotonic clocks, parts per million either way.
     pub drift_ppm: i64,
     /// Messages.
@@ -133,6 +139,9 @@ impl Plan {
                 .expect("not empty"),
             keep_entries: *[0, 8, 64].choose(rng).expect("not empty"),
             cache_bytes: *[0, 4 << 10, 1 << 20].choose(rng).expect("not empty"),
+            append_bytes: *[1, 2 << 10, 512 << 10].choose(rng).expect("not empty"),
+            appends: *[1, 4, 64].choose(rng).expect("not empty"),
+            committed_bytes: *[1, 4 << 10, 2 << 20].choose(rng).expect("not empty"),
             drift_ppm: *[0, 1_000, 50_000].choose(rng).expect("not empty"),
             network: NetworkPlan::draw(rng),
             clients: ClientPlan::draw(rng),

@@ -68,14 +68,22 @@ impl StateStore {
 
     /// Makes all batches up to this applied index durable; returns the durable applied index.
     pub fn flush(&mut self, upto: u64) -> u64 {
-        while let Some(batch) = self
-            .batches
-            .pop_front_if(|batch| batch.applied.index <= upto)
-        {
+        let count = self.batches.partition_point(|batch| batch.applied.index <= upto);
+        self.flush_oldest(count);
+        self.durable.applied.index
+    }
+
+    /// Makes the oldest batches durable.
+    pub fn flush_oldest(&mut self, count: usize) {
+        for batch in self.batches.drain(..count) {
             batch.ops.into_iter().for_each(|op| self.durable.put(op));
             self.durable.applied = batch.applied;
         }
-        self.durable.applied.index
+    }
+
+    /// Batches that are not durable.
+    pub fn batches(&self) -> usize {
+        self.batches.len()
     }
 
     /// Applied index of the newest batch.

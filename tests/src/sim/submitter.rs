@@ -19,7 +19,9 @@ pub const QUEUES: u32 = 2;
 /// Body bytes of a job in a flood: two of them do not fit in one entry.
 const FLOOD_BYTES: usize = 140 << 10;
 /// Submissions of a flood: more than a shard gathers.
-const FLOOD_TASKS: usize = 72;
+const FLOOD_TASKS: usize = 110;
+/// Floods of one submitter.
+const FLOODS_MAX: usize = 4;
 /// Submissions that wait for an answer at a time, floods aside.
 const OPEN_MAX: usize = 4;
 
@@ -53,7 +55,7 @@ pub struct Submitter {
     calls: Calls<Sent>,
     submissions: BTreeMap<[u8; 16], Submission>,
     left: usize,
-    flooded: bool,
+    floods: usize,
     /// The last submission was made.
     last: bool,
 }
@@ -66,7 +68,7 @@ impl Submitter {
             calls: Calls::new(client),
             submissions: BTreeMap::new(),
             left: tasks,
-            flooded: false,
+            floods: 0,
             last: false,
         }
     }
@@ -86,8 +88,8 @@ impl Submitter {
             }
         }
         self.repeat(env, history);
-        if env.plan.clients.floods && !self.flooded && env.once_in(10) && !env.calm {
-            self.flooded = true;
+        if env.plan.clients.floods && self.floods < FLOODS_MAX && env.once_in(10) && !env.calm {
+            self.floods += 1;
             env.cover.count("clients: floods");
             for _ in 0..FLOOD_TASKS {
                 self.submit(env, history, watch, FLOOD_BYTES);
