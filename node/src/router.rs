@@ -174,7 +174,9 @@ impl Router {
             let bytes = command.len();
             return Err(Fault::new(
                 Code::TooLarge,
-                format!("the call makes a log entry of {bytes} bytes, at most {ENTRY_BYTES_MAX} are allowed: send less at once"),
+                format!(
+                    "the call makes a log entry of {bytes} bytes, at most {ENTRY_BYTES_MAX} are allowed: send less at once"
+                ),
             ));
         }
         if is_submission(command) && self.directory.disk_low.load(Ordering::Relaxed) {

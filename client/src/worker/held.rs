@@ -127,7 +127,9 @@ impl Held {
     pub fn answered(&mut self, reply: &HeartbeatReply) {
         if reply.seq == 0 {
             // Unasked: these leases have just ended. If an earlier attempt was meant, this one runs out and is repeated.
-            reply.lost.iter().filter_map(|id| self.entries.get(id)).for_each(|entry| drop(entry.tell(Stop::Lost)));
+            for entry in reply.lost.iter().filter_map(|id| self.entries.get(id)) {
+                entry.tell(Stop::Lost);
+            }
             return;
         }
         let sent = self.open.iter().find(|(seq, _)| *seq == reply.seq);

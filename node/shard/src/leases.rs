@@ -134,13 +134,7 @@ impl LeaseTable {
 
     /// Applies the breaker; what it holds back is filed again. While it holds, and for whoever is silent then, each
     /// session gets one more lease time, and only one: workers that are dead are found out then.
-    fn hold_back(
-        &mut self,
-        machine: &Machine,
-        silent: Vec<Silent>,
-        now_ms: u64,
-        policy: ExpiryPolicy,
-    ) -> Vec<Silent> {
+    fn hold_back(&mut self, machine: &Machine, silent: Vec<Silent>, now_ms: u64, policy: ExpiryPolicy) -> Vec<Silent> {
         let waited = |lease: &Silent| self.held.get(&lease.session).is_some_and(|until| *until <= now_ms);
         let (mut passing, fresh): (Vec<Silent>, Vec<Silent>) = silent.into_iter().partition(waited);
         if now_ms >= self.held_until_ms && self.trips(machine, &fresh, now_ms, policy) {

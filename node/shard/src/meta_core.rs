@@ -85,7 +85,7 @@ impl<T> MetaCore<T> {
         self.replica.serving_term().is_some()
     }
 
-    /// Records changed since [`MetaCore::written`], with the position and configuration for the same batch.
+    /// Takes the records changed since the last call, with the position and configuration for the same batch.
     #[allow(clippy::type_complexity)]
     pub fn unwritten(&mut self) -> Option<(Vec<(Vec<u8>, Option<Vec<u8>>)>, Position, Option<ConfState>)> {
         if !std::mem::take(&mut self.unwritten) {

@@ -315,7 +315,8 @@ impl Session {
         }
         let (router, session) = (self.api.router.clone(), self.number);
         Ok(Box::pin(async move {
-            let parts = by_shard.into_iter().flat_map(|(shard, results)| split(results).into_iter().map(move |r| (shard, r)));
+            let parts =
+                by_shard.into_iter().flat_map(|(shard, results)| split(results).into_iter().map(move |r| (shard, r)));
             let sent = parts.map(|(shard, results)| {
                 let router = &router;
                 async move {
@@ -336,7 +337,8 @@ impl Session {
 fn split(results: Vec<JobResult>) -> Vec<Vec<JobResult>> {
     let size = |r: &JobResult| {
         let report = r.report.as_ref();
-        64 + report.map_or(0, |r| r.output.len() + r.errors.iter().map(|(a, _, b)| a.len() + b.len() + 8).sum::<usize>())
+        64 + report
+            .map_or(0, |r| r.output.len() + r.errors.iter().map(|(a, _, b)| a.len() + b.len() + 8).sum::<usize>())
     };
     let mut parts: Vec<Vec<JobResult>> = Vec::new();
     let mut bytes = 0;

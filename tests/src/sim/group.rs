@@ -9,7 +9,7 @@ use super::state::StateStore;
 use super::trace::Note;
 use super::watch::{Check, Serving, Violation, Watch};
 use crate::ensure_that;
-use moso_proto::ShardId;
+use moso_proto::{JobState, ShardId};
 use moso_queue::command::{Command, read_entry};
 use moso_queue::filter::WorkerOffer;
 use moso_queue::ready::{Popped, Wanted};
@@ -17,7 +17,7 @@ use moso_shard::core::{Answer as CoreAnswer, Core, CoreOutput, Shed};
 use moso_shard::limits::{ENTRY_BYTES_MAX, UNPERSISTED_MAX};
 use moso_shard::{ConfState, Durable, Message, MessageType, Position, Replica, ReplicaConfig, Role};
 use rand::Rng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// All invariants of a machine are checked once in so many turns that applied something.
 const CHECK_EVERY: u32 = 48;
@@ -67,8 +67,8 @@ pub struct Group {
     heard: BTreeMap<u64, u64>,
     /// Since when commands may be gathered without being proposed; true time.
     gathering_ms: Option<u64>,
-    /// Jobs of lease commands proposed in this leadership and not yet applied: index, and the job's change time then.
-    leasing: BTreeMap<u64, (u64, Option<u64>)>,
+    /// Jobs claimed for leases in this leadership, and how many commands had touched each by then.
+    claimed: BTreeMap<u64, u64>,
     serving: Option<u64>,
     flush_ms: u64,
     flushing: bool,
@@ -143,7 +143,7 @@ impl Group {
             jitter_ticks: 0,
             heard: BTreeMap::new(),
             gathering_ms: None,
-            leasing: BTreeMap::new(),
+            claimed: BTreeMap::new(),
             serving: None,
             flush_ms: around.mono_ms + around.env.within(first_flush),
             flushing: false,
@@ -241,24 +241,61 @@ impl Group {
                 worker,
                 ttl_ms,
                 ..
-            } => match self.core.lease(&popped, session, &worker, ttl_ms, owed) {
-                Ok(None) => {}
-                Ok(Some(owed)) => {
-                    let none = moso_queue::command::Reply::Leased(Vec::new());
-                    reply(around, owed, Answer::Reply(none));
-                }
-                Err((shed, owed)) => {
-                    if shed == Shed::Busy {
-                        around.env.cover.count_n("jobs put back", popped.len() as u64);
-                    }
-                    self.shed(around, shed, owed);
-                }
-            },
+            } => self.lease(around, &popped, (session, &worker, ttl_ms), owed)?,
             Ask::Beat { session, beats } => self.beat(around, owed, session, &beats)?,
             Ask::Read => {
                 let (oracle, _) = around.watch.oracle_mut(self.shard);
                 self.waiting_reads.push((owed, oracle.answered));
             }
+        }
+        Ok(())
+    }
+
+    fn lease(
+        &mut self,
+        around: &mut Around<'_>,
+        popped: &[Popped],
+        (session, worker, ttl_ms): (u64, &str, u32),
+        owed: Owed,
+    ) -> Check {
+        let claims: BTreeSet<u64> = popped.iter().filter(|popped| self.claimable(popped)).map(|p| p.seq).collect();
+        match self.core.lease(popped, session, worker, ttl_ms, owed) {
+            Ok(None) => self.check_claims(around, &claims)?,
+            Ok(Some(owed)) => {
+                let none = moso_queue::command::Reply::Leased(Vec::new());
+                reply(around, owed, Answer::Reply(none));
+            }
+            Err((shed, owed)) => {
+                if shed == Shed::Busy {
+                    around.env.cover.count_n("jobs put back", popped.len() as u64);
+                }
+                self.shed(around, shed, owed);
+            }
+        }
+        Ok(())
+    }
+
+    fn claimable(&self, popped: &Popped) -> bool {
+        self.core.machine().job(popped.seq).is_some_and(|job| {
+            job.state == JobState::Activated
+                && !job.reserved
+                && (job.class, job.priority) == (popped.class, popped.priority)
+        })
+    }
+
+    /// A job is in one lease proposal at a time, unless something happened to it meanwhile.
+    fn check_claims(&mut self, around: &mut Around<'_>, claims: &BTreeSet<u64>) -> Check {
+        let oracle = around.watch.oracle(self.shard);
+        for &seq in claims {
+            let touched = oracle.touched(seq);
+            let before = self.claimed.insert(seq, touched);
+            ensure_that!(
+                "a job is in one lease proposal at a time",
+                before != Some(touched),
+                "node {} shard {}: job {seq}",
+                around.node,
+                self.shard
+            );
         }
         Ok(())
     }
@@ -508,7 +545,7 @@ impl Group {
         let serving = self.core.serves().then_some(replica.term());
         if serving != self.serving {
             self.serving = serving;
-            self.leasing.clear();
+            self.claimed.clear();
             self.heard.clear();
             if let Some(term) = serving {
                 let node = around.node;
@@ -524,13 +561,13 @@ impl Group {
             }
         }
         if !matches!(role, Role::Leader { .. }) {
-            self.leasing.clear();
+            self.claimed.clear();
         }
         Ok(())
     }
 
-    /// What a leader proposes: no job is in two leases at a time, and leases expire only while a quorum is there.
-    fn check_append(&mut self, around: &mut Around<'_>, append: &moso_shard::Append) -> Check {
+    /// What a leader proposes: leases expire only while a quorum is there.
+    fn check_append(&self, around: &mut Around<'_>, append: &moso_shard::Append) -> Check {
         around.env.note(Note::Append {
             node: around.node,
             shard: self.shard,
@@ -542,37 +579,14 @@ impl Group {
         let Some(term) = self.serving else {
             return Ok(());
         };
-        let applied = self.core.replica_ref().applied_index();
-        self.leasing.retain(|_, (index, _)| *index > applied);
         for entry in append.entries.iter().filter(|entry| entry.term == term) {
             let Ok((_, commands)) = read_entry(entry.data.clone()) else {
                 continue;
             };
-            for command in commands.into_iter().filter_map(|c| Command::decode(c).ok()) {
-                match command {
-                    Command::Lease { jobs, .. } => {
-                        self.check_leasing(around, entry.index, &jobs)?;
-                    }
-                    Command::Expire { .. } => self.check_quorum(around)?,
-                    _ => {}
-                }
+            let commands = commands.into_iter().filter_map(|command| Command::decode(command).ok());
+            if commands.into_iter().any(|command| matches!(command, Command::Expire { .. })) {
+                self.check_quorum(around)?;
             }
-        }
-        Ok(())
-    }
-
-    /// A job that changes between the two, or that an array has not made yet, may well be in both: the log decides.
-    fn check_leasing(&mut self, around: &mut Around<'_>, index: u64, jobs: &[u64]) -> Check {
-        for &seq in jobs {
-            let changed_ms = self.core.machine().job(seq).map(|job| job.changed_ms);
-            let before = self.leasing.insert(seq, (index, changed_ms));
-            ensure_that!(
-                "a job is in one lease proposal at a time",
-                changed_ms.is_none() || before.is_none_or(|before| before.1 != changed_ms),
-                "node {} shard {}: job {seq} at {before:?} and {index}",
-                around.node,
-                self.shard
-            );
         }
         Ok(())
     }

@@ -27,6 +27,8 @@ struct Known {
     attempt: u32,
     session: u64,
     ttl_ms: u32,
+    /// Commands that changed its record.
+    touched: u64,
 }
 
 /// A lease's last sign of life that the leader acknowledged, in the waking time of the leader of that term.
@@ -101,6 +103,11 @@ impl Oracle {
     /// All archive records.
     pub fn all_ended(&self) -> &BTreeMap<u64, (JobState, u32, Vec<u8>)> {
         &self.ended
+    }
+
+    /// Commands so far that changed a job's record.
+    pub fn touched(&self, seq: u64) -> u64 {
+        self.jobs.get(&seq).map_or(0, |known| known.touched)
     }
 
     /// Task and jobs of a committed submission.
@@ -320,6 +327,7 @@ impl Oracle {
                 attempt,
                 session,
                 ttl_ms,
+                touched: 0,
             });
             (known.attempt, known.session, known.ttl_ms) = (attempt, session, ttl_ms);
         }
@@ -471,6 +479,7 @@ impl Oracle {
                 attempt,
                 session: 0,
                 ttl_ms: 0,
+                touched: 0,
             });
             known.state = state;
         }
@@ -504,6 +513,7 @@ impl Oracle {
                 );
             }
             let ttl_ms = job.ttl_ms;
+            let touched = before.as_ref().map_or(0, |known| known.touched) + 1;
             let from = before.map(|known| known.state);
             if from != Some(state) {
                 self.step(env, command, seq, from, state)?;
@@ -513,6 +523,7 @@ impl Oracle {
                 attempt,
                 session,
                 ttl_ms,
+                touched,
             };
             self.jobs.insert(seq, known);
         }

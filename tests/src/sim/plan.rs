@@ -204,6 +204,7 @@ impl NetworkPlan {
 impl ClientPlan {
     fn draw(rng: &mut SmallRng) -> ClientPlan {
         let crowd = rng.random_bool(0.2);
+        let floods = rng.random_bool(0.05);
         ClientPlan {
             submitters: rng.random_range(1..=3),
             workers: if crowd {
@@ -211,7 +212,8 @@ impl ClientPlan {
             } else {
                 rng.random_range(2..=6)
             },
-            operators: usize::from(rng.random_bool(0.7)),
+            // While a shard is full, jobs are held and released.
+            operators: if floods { 4 } else { usize::from(rng.random_bool(0.7)) },
             think_ms: *[(50, 800), (300, 3_000)].choose(rng).expect("not empty"),
             tasks_max: rng.random_range(10..=60),
             jobs_max: *[1, 4, 12].choose(rng).expect("not empty"),
@@ -225,7 +227,7 @@ impl ClientPlan {
             failures: *[0.0, 0.1, 0.4].choose(rng).expect("not empty"),
             repeats: *[0.0, 0.1, 0.3].choose(rng).expect("not empty"),
             forgeries: *[0, 10, 40].choose(rng).expect("not empty"),
-            floods: rng.random_bool(0.04),
+            floods,
         }
     }
 }
