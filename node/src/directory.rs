@@ -6,17 +6,18 @@ use crate::request::{MetaRequest, Request};
 use crate::store::state::StateStore;
 use crate::waiting::WaitRooms;
 use arc_swap::{ArcSwap, ArcSwapOption};
-use crossbeam::queue::ArrayQueue;
+use crossbeam::queue::{ArrayQueue, SegQueue};
 use crossbeam::sync::Unparker;
 use moso_queue::ReadyIndex;
 use moso_queue::meta::MetaView;
+use moso_queue::ready::Popped;
 use moso_queue::share::ShareOrder;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use tokio::sync::Notify;
 
-/// Requests waiting at a shard. Full means "come back later" to the caller at once.
+/// Requests waiting at a shard. Full means "come back later" to the caller at once; for some it is full earlier.
 pub struct Inbox<R> {
     queue: ArrayQueue<R>,
     unparker: Unparker,
@@ -30,6 +31,14 @@ impl<R> Inbox<R> {
 
     /// Leaves a request; it comes back if the inbox is full.
     pub fn send(&self, request: R) -> Result<(), R> {
+        self.send_within(request, 100)
+    }
+
+    /// Leaves a request, unless the inbox is filled to `percent`: room is kept for requests that matter more.
+    pub fn send_within(&self, request: R, percent: usize) -> Result<(), R> {
+        if self.queue.len() * 100 >= self.queue.capacity() * percent {
+            return Err(request);
+        }
         self.queue.push(request)?;
         self.unparker.unpark();
         Ok(())
@@ -43,6 +52,11 @@ impl<R> Inbox<R> {
     /// Nothing waits.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Wakes the reader.
+    pub fn wake(&self) {
+        self.unparker.unpark();
     }
 }
 
@@ -111,6 +125,9 @@ pub struct ShardSlot {
     pub index: ArcSwapOption<ReadyIndex>,
     /// Requests, if a replica is here.
     pub inbox: Option<Inbox<Request>>,
+    /// Jobs taken from the index whose lease found no room in the inbox, for the reactor to file again. Bounded by the
+    /// entries of the index.
+    pub returned: SegQueue<Vec<Popped>>,
     /// Bodies, if a replica is here.
     pub store: Option<Arc<StateStore>>,
     /// Use by its jobs, while it is led here.
@@ -193,5 +210,22 @@ impl Directory {
     /// Shards led here.
     pub fn led_here(&self) -> impl Iterator<Item = &ShardSlot> {
         self.shards.iter().filter(|s| s.leader() == self.node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inbox_keeps_room_for_what_matters_more() {
+        let inbox = Inbox::new(8, crossbeam::sync::Parker::new().unparker().clone());
+        (0..4).for_each(|n| inbox.send_within(n, 50).unwrap());
+        assert_eq!(inbox.send_within(4, 50), Err(4));
+        (4..8).for_each(|n| inbox.send(n).unwrap());
+        assert_eq!(inbox.send(8), Err(8));
+        assert_eq!(inbox.take(), Some(0));
+        assert_eq!(inbox.send_within(8, 75), Err(8));
+        assert_eq!(inbox.send(8), Ok(()));
     }
 }

@@ -19,17 +19,26 @@ use prost::Message as _;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Shards asked for one request and queue.
+/// Shards on other nodes asked for one request and queue; those led here are all looked at.
 const SHARDS_ASKED: usize = 3;
 /// Bytes of bodies in one answer: what does not fit is given back.
 const BODIES_BYTES_MAX: usize = 6 << 20;
-/// A request that was woken and found nothing that fits waits so long before it may be woken again.
+/// Bodies read at a time, so that little is read that does not fit.
+const BODIES_STEP: usize = 32;
+/// Times that a shard's index is looked at again at once, because all that it gave was stale.
+const STALE_TRIES: usize = 100;
+/// A request that was woken and found nothing that fits waits so long before it looks again,
 const UNFIT_PAUSE: Duration = Duration::from_millis(50);
+/// and this much longer for each request that waits for the queue, so that a job that fits nobody costs 2,000 looks a
+/// second at most;
+const UNFIT_PAUSE_EACH: Duration = Duration::from_micros(500);
+/// but never longer than this.
+const UNFIT_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A waiting request looks by itself every so often: a hint may be lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -136,19 +145,29 @@ struct Candidate {
 /// Answers lease requests.
 pub struct Dispatcher {
     router: Arc<Router>,
+    /// About the bytes of one body in recent leases: a lease of more than an answer holds is mostly given back.
+    body_bytes: AtomicUsize,
+}
+
+/// What one look at the queues brought.
+struct Look {
+    leases: Vec<v1::Lease>,
+    /// There was work, but none of it fits.
+    unfit: bool,
 }
 
 impl Dispatcher {
     /// Leases through `router`.
     pub fn new(router: Arc<Router>) -> Self {
-        Dispatcher { router }
+        Dispatcher { router, body_bytes: AtomicUsize::new(0) }
     }
 
     fn directory(&self) -> &Directory {
         &self.router.directory
     }
 
-    /// Leases up to `ask.max` jobs; waits up to `ask.wait` for the first. Empty: there was none.
+    /// Leases up to `ask.max` jobs; waits up to `ask.wait` for the first. Empty: there was none. The future must not be
+    /// dropped before it is done.
     pub async fn lease(&self, ask: &Ask, cancel: &Cancel) -> Result<Vec<v1::Lease>, Fault> {
         let deadline = Instant::now() + ask.wait;
         let places: Vec<_> = ask.queues.iter().map(|&q| self.directory().waiting.room(q).enter()).collect();
@@ -156,18 +175,22 @@ impl Dispatcher {
             // Registered before looking, so that work that comes in between wakes this request.
             let woken: Vec<_> = places.iter().map(|place| Box::pin(place.woken())).collect();
             let woken = futures::future::select_all(woken);
-            let (leases, unfit) = self.try_once(ask).await?;
-            if !leases.is_empty() || cancel.cancelled.load(Ordering::Acquire) {
-                self.wake_next(ask);
-                return Ok(leases);
-            }
+            let look = self.try_once(ask).await;
             let now = Instant::now();
-            if now >= deadline {
-                return Ok(leases);
+            let found = look.as_ref().is_ok_and(|look| !look.leases.is_empty());
+            let ends = found || look.is_err() || now >= deadline || cancel.cancelled.load(Ordering::Acquire);
+            if ends {
+                // This request may have been woken for what it leaves behind.
+                self.wake_next(ask, found);
+                return look.map(|look| look.leases);
             }
-            if unfit {
-                self.wake_next(ask);
-                tokio::time::sleep(UNFIT_PAUSE.min(deadline - now)).await;
+            if look.is_ok_and(|look| look.unfit) {
+                self.wake_next(ask, false);
+                let waiting = places.iter().map(|place| place.room().waiting()).max().unwrap_or(0);
+                tokio::select! {
+                    () = tokio::time::sleep(unfit_pause(waiting).min(deadline - now)) => {}
+                    () = cancel.notify.notified() => {}
+                }
                 continue;
             }
             tokio::select! {
@@ -178,21 +201,24 @@ impl Dispatcher {
         }
     }
 
-    /// If work is left, the next request may have it.
-    fn wake_next(&self, ask: &Ask) {
+    /// If work is left, the next request may have it. Hints of other nodes count only if this request found work: they
+    /// may be late, and would wake one after the other for nothing.
+    fn wake_next(&self, ask: &Ask, hinted: bool) {
         for &queue in &ask.queues {
-            let left = self
-                .directory()
-                .led_here()
-                .any(|slot| slot.index.load().as_ref().is_some_and(|index| index.summary(queue).ready > 0));
+            let left = if hinted {
+                !self.candidates(queue).is_empty()
+            } else {
+                let ready = |slot: &ShardSlot| slot.index.load().as_ref().map_or(0, |i| i.summary(queue).ready);
+                self.directory().led_here().any(|slot| ready(slot) > 0)
+            };
             if left {
                 self.directory().waiting.wake(queue);
             }
         }
     }
 
-    /// Looks once. The flag says that there was work, but none of it fits.
-    async fn try_once(&self, ask: &Ask) -> Result<(Vec<v1::Lease>, bool), Fault> {
+    /// Looks once.
+    async fn try_once(&self, ask: &Ask) -> Result<Look, Fault> {
         let meta = self.directory().meta.load_full();
         let mut unfit = false;
         for &number in &ask.queues {
@@ -202,28 +228,34 @@ impl Dispatcher {
                 continue;
             }
             if let Some(task) = ask.task {
-                let shard = task.shard().map_or(0, |s| s.0);
-                let leases = self.ask_shard(shard, number, max, false, ask).await?;
-                if !leases.is_empty() {
-                    return Ok((leases, false));
+                let leases = self.ask_shard(shard_of(task, self.directory())?, number, max, false, ask).await;
+                match found(leases)? {
+                    Some(leases) => return Ok(Look { leases, unfit: false }),
+                    None => continue,
                 }
-                continue;
             }
             let by_age = rand::rng().random_range(0..100) < meta.setting(&setting::SLOPPY_DISPATCH_PERCENT);
             let mut candidates = self.candidates(number);
             unfit |= !candidates.is_empty();
-            for _ in 0..SHARDS_ASKED {
-                let Some(candidate) = choose(&mut candidates, self.directory().node, by_age) else { break };
-                match self.ask_shard(candidate.shard, number, max, by_age, ask).await {
-                    Ok(leases) if leases.is_empty() => {}
-                    Ok(leases) => return Ok((leases, false)),
-                    // The others may still have work.
-                    Err(fault) if fault.code.is_retryable() => {}
-                    Err(fault) => return Err(fault),
+            let mut asked = 0;
+            while asked < SHARDS_ASKED {
+                let order = match (by_age, asked + 1 == SHARDS_ASKED) {
+                    // Were the best always asked, and nothing of theirs fitted, the others would never be.
+                    (_, true) => Order::Any,
+                    (true, _) => Order::Most,
+                    _ => Order::Best,
+                };
+                let Some(candidate) = choose(&mut candidates, self.directory().node, order) else { break };
+                if candidate.leader != self.directory().node {
+                    asked += 1;
+                }
+                let leases = self.ask_shard(candidate.shard, number, max, by_age, ask).await;
+                if let Some(leases) = found(leases)? {
+                    return Ok(Look { leases, unfit: false });
                 }
             }
         }
-        Ok((Vec::new(), unfit))
+        Ok(Look { leases: Vec::new(), unfit })
     }
 
     /// Shards with work for a queue: led here by their index, elsewhere by hints.
@@ -295,26 +327,41 @@ impl Dispatcher {
         Ok(reply.leases)
     }
 
-    /// Leases jobs of a shard led here.
+    /// Leases jobs of a shard led here. The future must not be dropped before it is done.
     pub async fn lease_here(&self, shard: u16, ask: LeaseAsk) -> Result<Vec<v1::Lease>, Fault> {
         let meta = self.directory().meta.load_full();
-        let Some(queue) = meta.queue_by_id(ask.queue) else { return Ok(Vec::new()) };
-        let max = room_of(self.directory(), queue, (ask.max as usize).min(LEASE_JOBS_MAX));
+        let Some(queue) = meta.queue_by_id(ask.queue).filter(|q| q.gives_leases(unix_ms())) else {
+            return Ok(Vec::new());
+        };
+        let body_bytes = self.body_bytes.load(Ordering::Relaxed).max(1);
+        let max = (ask.max as usize).min(LEASE_JOBS_MAX).min((BODIES_BYTES_MAX / body_bytes).max(1));
+        let max = room_of(self.directory(), queue, max);
+        if max == 0 {
+            return Ok(Vec::new());
+        }
         let mut offer = WorkerOffer::from(ask.offer);
         if queue.state_at(unix_ms()) == QueueState::Test {
             offer = offer.in_test_queue();
         }
         let to = LeaseFor { session: ask.session, worker: ask.worker.into(), ttl_ms: queue.queue.lease_ttl_ms };
-        let jobs = match ask.task {
-            Some(task) => self.router.lease_task_here(shard, task, offer, max, to.clone()).await?,
-            None => {
+        let mut jobs = Vec::new();
+        if let Some(task) = ask.task {
+            jobs = self.router.lease_task_here(shard, task, offer, max, to.clone()).await?;
+        } else {
+            for _ in 0..STALE_TRIES {
                 let popped = self.pop(shard, ask.queue, &offer, ask.by_age, max, &meta);
                 if popped.is_empty() {
-                    return Ok(Vec::new());
+                    break;
                 }
-                self.router.lease_here(shard, popped, to.clone()).await?
+                jobs = self.router.lease_here(shard, popped, to.clone()).await?;
+                if !jobs.is_empty() {
+                    break;
+                }
             }
-        };
+        }
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
         Counters::add(&self.directory().counters.leased, jobs.len() as u64);
         self.with_bodies(shard, jobs, queue, &to).await
     }
@@ -356,24 +403,40 @@ impl Dispatcher {
     ) -> Result<Vec<v1::Lease>, Fault> {
         let store = self.directory().shard(shard).and_then(|s| s.store.clone());
         let store = store.ok_or_else(|| Fault::not_leader(shard))?;
-        let wanted: Vec<u64> = jobs.iter().map(|j| j.body).collect();
-        let bodies = store.bodies(&wanted).map_err(crate::error::Error::into_fault)?;
         let mut leases = Vec::with_capacity(jobs.len());
-        let mut back = Vec::new();
         let mut bytes = 0;
-        for (job, body) in jobs.into_iter().zip(bodies) {
-            let body = body.unwrap_or_default();
-            bytes += body.len();
-            if bytes > BODIES_BYTES_MAX && !leases.is_empty() {
-                back.push((job.seq, job.attempt));
-                continue;
+        let mut failed = None;
+        'steps: for step in jobs.chunks(BODIES_STEP) {
+            let wanted: Vec<u64> = step.iter().map(|j| j.body).collect();
+            let bodies = match store.bodies(&wanted) {
+                Ok(bodies) => bodies,
+                Err(error) => {
+                    failed = Some(error.into_fault());
+                    break;
+                }
+            };
+            for (job, body) in step.iter().zip(bodies) {
+                let body = body.unwrap_or_default();
+                if bytes + body.len() > BODIES_BYTES_MAX && !leases.is_empty() {
+                    break 'steps;
+                }
+                bytes += body.len();
+                leases.push(lease(shard, job, body, queue));
             }
-            leases.push(lease(shard, &job, body, queue));
         }
+        if let Some(average) = bytes.checked_div(leases.len()) {
+            let before = self.body_bytes.load(Ordering::Relaxed);
+            let full = leases.len() < jobs.len();
+            self.body_bytes.store(if full { average } else { (7 * before + average) / 8 }, Ordering::Relaxed);
+        }
+        let back: Vec<(u64, u32)> = jobs[leases.len()..].iter().map(|job| (job.seq, job.attempt)).collect();
         if !back.is_empty() {
             self.give_back(shard, to.session, back).await;
         }
-        Ok(leases)
+        match failed {
+            Some(fault) if leases.is_empty() => Err(fault),
+            _ => Ok(leases),
+        }
     }
 
     /// Gives leased jobs back unrun, as their worker would.
@@ -427,14 +490,49 @@ fn room_of(directory: &Directory, queue: &QueueEntry, max: usize) -> usize {
     max.min(cap.saturating_sub(leased) as usize)
 }
 
-/// Takes the better of two candidates drawn at random among those with the highest priority.
-fn choose(candidates: &mut Vec<Candidate>, node: u32, by_age: bool) -> Option<Candidate> {
+/// The leases, if there are any; a fault that other shards may not have counts as none.
+fn found(leases: Result<Vec<v1::Lease>, Fault>) -> Result<Option<Vec<v1::Lease>>, Fault> {
+    match leases {
+        Ok(leases) => Ok(Some(leases).filter(|leases| !leases.is_empty())),
+        Err(fault) if fault.code.is_retryable() => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}
+
+fn shard_of(task: TaskId, directory: &Directory) -> Result<u16, Fault> {
+    let shard = task.shard().filter(|shard| directory.shard(shard.0).is_some());
+    let missing = || Fault::new(moso_proto::Code::NotFound, format!("there is no task {}", task.0));
+    shard.map(|shard| shard.0).ok_or_else(missing)
+}
+
+fn unfit_pause(waiting: usize) -> Duration {
+    let each = UNFIT_PAUSE_EACH.saturating_mul(u32::try_from(waiting).unwrap_or(u32::MAX));
+    each.clamp(UNFIT_PAUSE, UNFIT_PAUSE_MAX)
+}
+
+/// By what a shard is chosen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// Among those with the highest priority the one with more jobs of two drawn at random.
+    Best,
+    /// Among all the one with more jobs of two drawn at random.
+    Most,
+    /// Any.
+    Any,
+}
+
+/// Takes a candidate out.
+fn choose(candidates: &mut Vec<Candidate>, node: u32, order: Order) -> Option<Candidate> {
     let top = candidates.iter().map(|c| c.top_priority).max()?;
-    let best: Vec<usize> = (0..candidates.len()).filter(|&i| by_age || candidates[i].top_priority == top).collect();
+    let eligible = |&i: &usize| order != Order::Best || candidates[i].top_priority == top;
+    let best: Vec<usize> = (0..candidates.len()).filter(eligible).collect();
     let mut rng = rand::rng();
     let (a, b) = (best[rng.random_range(0..best.len())], best[rng.random_range(0..best.len())]);
+    if order == Order::Any {
+        return Some(candidates.swap_remove(a));
+    }
     // A shard led here saves a hop: it may have up to a fifth less.
-    let worth = |c: &Candidate| if c.leader == node { c.ready + c.ready / 4 + 1 } else { c.ready };
+    let worth = |c: &Candidate| if c.leader == node { c.ready.saturating_add(c.ready / 4 + 1) } else { c.ready };
     let at = if worth(&candidates[a]) >= worth(&candidates[b]) { a } else { b };
     Some(candidates.swap_remove(at))
 }
@@ -442,4 +540,49 @@ fn choose(candidates: &mut Vec<Candidate>, node: u32, by_age: bool) -> Option<Ca
 /// Unix time in ms, for states of queues that end by themselves.
 pub fn unix_ms() -> u64 {
     crate::clock::Clock::default().wall_ms()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates() -> Vec<Candidate> {
+        let of = |(shard, leader, ready, top_priority)| Candidate { shard, leader, ready, top_priority };
+        [(1, 1, 10, 5), (2, 2, 100, 5), (3, 3, 1_000, 1), (4, 3, 1, 0)].map(of).into()
+    }
+
+    #[test]
+    fn the_highest_priority_is_asked_first() {
+        for _ in 0..100 {
+            let mut left = candidates();
+            let mut next = || choose(&mut left, 1, Order::Best).map(|c| c.shard);
+            let first = [next(), next()];
+            assert!(first == [Some(1), Some(2)] || first == [Some(2), Some(1)], "{first:?}");
+            assert_eq!([next(), next(), next()], [Some(3), Some(4), None]);
+        }
+    }
+
+    #[test]
+    fn every_shard_is_asked_at_times() {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..1_000 {
+            seen.insert(choose(&mut candidates(), 1, Order::Any).unwrap().shard);
+        }
+        assert_eq!(seen.len(), 4, "a shard whose jobs have low priorities would starve behind jobs that fit nobody");
+    }
+
+    #[test]
+    fn a_job_that_fits_nobody_does_not_cost_more_with_more_workers() {
+        assert_eq!(unfit_pause(1), UNFIT_PAUSE);
+        assert_eq!(unfit_pause(1_000), Duration::from_millis(500));
+        assert_eq!(unfit_pause(usize::MAX), UNFIT_PAUSE_MAX);
+    }
+
+    #[test]
+    fn only_faults_of_the_request_itself_end_it() {
+        assert_eq!(found(Ok(Vec::new())), Ok(None));
+        assert_eq!(found(Err(Fault::busy(1))), Ok(None));
+        let fault = Fault::new(moso_proto::Code::TooLarge, "");
+        assert_eq!(found(Err(fault.clone())), Err(fault));
+    }
 }

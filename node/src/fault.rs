@@ -30,6 +30,18 @@ impl From<MetaError> for Error {
     }
 }
 
+/// Held by the threads that own shards or their log: were one of them to panic, the node would go on without it, and
+/// answer nobody.
+pub struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// A stored record of this shard that does not decode.
 pub fn damaged_record(shard: u16, at: u64, error: &moso_queue::Error) -> Error {
     Error::Damaged { shard, what: "record", at, reason: error.to_string() }

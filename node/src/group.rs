@@ -10,17 +10,18 @@ use crate::request::{CommandReply, Fault, LeaseFor, LeaseReply, LeasedJob, Query
 use crate::store::state::{Applied, StateBatch, StateStore};
 use metrics::Histogram;
 use moso_proto::JobState;
-use moso_queue::command::Reply;
+use moso_queue::command::{Command, JobResult, Outcome, Reply};
 use moso_queue::effect::{Effects, Signal};
 use moso_queue::filter::WorkerOffer;
 use moso_queue::ready::Popped;
 use moso_queue::{Machine, ReadyIndex};
 use moso_shard::core::{Answer, Core, CoreOutput, Shed};
 use moso_shard::{Message, Position, Role};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 /// Who waits for a command.
 pub enum Owed {
@@ -49,6 +50,10 @@ impl Default for Stages {
 
 /// Requests taken from a shard's inbox in one turn: bounds how long the others wait.
 const REQUESTS_PER_TURN: usize = 4_096;
+/// Steps of work taken from a shard's inbox in one turn ([`Request::work`]): a few ms.
+const WORK_PER_TURN: usize = 20_000;
+/// Queries go on for so long in one turn; the others wait for the next.
+const QUERIES_PER_TURN: Duration = Duration::from_millis(2);
 /// How often the use of resources is summed over the classes, ms.
 const USAGE_MS: u64 = 200;
 
@@ -59,10 +64,14 @@ pub struct Group {
     store: Arc<StateStore>,
     reads: BTreeMap<u64, Vec<Query>>,
     waiting_reads: Vec<Query>,
+    /// Confirmed by a quorum, to be run.
+    confirmed: VecDeque<Query>,
     out: CoreOutput<Owed>,
     buffer: Vec<u8>,
     usage_ms: u64,
     stages: Stages,
+    /// It was said that acknowledged entries are missing here.
+    damaged: bool,
     /// Log bytes applied since the last flush of the state.
     pub unflushed_bytes: u64,
 }
@@ -88,10 +97,12 @@ impl Group {
             store,
             reads: BTreeMap::new(),
             waiting_reads: Vec::new(),
+            confirmed: VecDeque::new(),
             out: CoreOutput::default(),
             buffer: Vec::new(),
             usage_ms: 0,
             stages: Stages::default(),
+            damaged: false,
             unflushed_bytes: 0,
         }
     }
@@ -109,18 +120,31 @@ impl Group {
     /// Takes a message of another replica.
     pub fn step(&mut self, message: Message) {
         // Refused ones are counted by the receiver's metrics; nothing else happens.
-        if self.core.replica().step(message).is_err() {
+        if let Err(error) = self.core.replica().step(message) {
             metrics::counter!("moso_raft_messages_refused_total").increment(1);
+            if matches!(error, moso_shard::Error::Damaged { .. }) && !std::mem::replace(&mut self.damaged, true) {
+                tracing::error!(shard = self.shard, %error, "this replica must be replaced");
+            }
         }
     }
 
-    /// Takes requests; returns whether there were any.
+    /// Takes requests; returns whether there is anything to do for a turn.
     pub fn take_requests(&mut self, around: &Surroundings<'_>) -> bool {
-        let Some(inbox) = around.directory.shard(self.shard).and_then(|s| s.inbox.as_ref()) else { return false };
-        let mut any = false;
+        let Some(slot) = around.directory.shard(self.shard) else { return false };
+        let Some(inbox) = &slot.inbox else { return false };
+        let mut any = !self.confirmed.is_empty();
+        while let Some(popped) = slot.returned.pop() {
+            any = true;
+            self.core.put_back(&popped);
+        }
+        let mut work = 0;
         for _ in 0..REQUESTS_PER_TURN {
+            if work >= WORK_PER_TURN {
+                break;
+            }
             let Some(request) = inbox.take() else { break };
             any = true;
+            work += request.work();
             self.take(request, around);
         }
         any
@@ -133,11 +157,19 @@ impl Group {
                     self.shed(shed, owed);
                 }
             }
-            Request::Lease { popped, to, reply } => self.lease(&popped, &to, reply),
-            Request::LeaseTask { task, offer, max, to, reply } => {
-                let popped = pick_from_task(self.core.machine(), task, &offer, max);
-                self.lease(&popped, &to, reply);
+            Request::Lease { popped, to, reply } => {
+                let (allowed, over) = within_user_caps(self.core.machine(), popped, around.directory);
+                self.core.put_back(&over);
+                self.lease(&allowed, &to, reply);
             }
+            Request::LeaseTask { task, offer, max, to, reply } => match self.core.lease_room() {
+                Ok(()) => {
+                    let picked = pick_from_task(self.core.machine(), task, &offer, max);
+                    let (allowed, _) = within_user_caps(self.core.machine(), picked, around.directory);
+                    self.lease(&allowed, &to, reply);
+                }
+                Err(shed) => self.shed(shed, Owed::Lease(reply, Instant::now())),
+            },
             Request::Heartbeat { session, beats, reply } => {
                 let answer = self.core.heartbeat(session, &beats, around.clock.mono_ms());
                 let _ = reply.send(answer);
@@ -217,7 +249,14 @@ impl Group {
     fn serve_reads(&mut self, out: &mut CoreOutput<Owed>) {
         for context in out.reads.drain(..) {
             for query in self.reads.remove(&context).unwrap_or_default() {
-                query(Some(Snapshot { machine: self.core.machine(), store: &self.store }));
+                self.confirmed.push_back(query);
+            }
+        }
+        let start = Instant::now();
+        while let Some(query) = self.confirmed.pop_front() {
+            query(Some(Snapshot { machine: self.core.machine(), store: &self.store }));
+            if start.elapsed() >= QUERIES_PER_TURN {
+                break;
             }
         }
     }
@@ -240,7 +279,7 @@ impl Group {
         Ok(())
     }
 
-    fn answer(&self, owed: Owed, answer: Answer) {
+    fn answer(&mut self, owed: Owed, answer: Answer) {
         let (Owed::Command(_, taken) | Owed::Lease(_, taken)) = &owed;
         self.stages.commit.record(taken.elapsed());
         match (owed, answer) {
@@ -249,21 +288,31 @@ impl Group {
             (Owed::Command(reply, _), Answer::Reply(answer)) => drop(reply.send(Ok(answer))),
             (Owed::Lease(reply, _), Answer::Reply(Reply::Leased(jobs))) => {
                 let machine = self.core.machine();
-                drop(
-                    reply.send(Ok(jobs
-                        .into_iter()
-                        .filter_map(|(seq, attempt)| leased(machine, seq, attempt))
-                        .collect())),
-                );
+                let leases = jobs.into_iter().filter_map(|(seq, attempt)| leased(machine, seq, attempt)).collect();
+                if let Err(Ok(leases)) = reply.send(Ok(leases)) {
+                    self.give_back(&leases);
+                }
             }
             (Owed::Lease(..), Answer::Reply(reply)) => unreachable!("a lease is answered with jobs, not {reply:?}"),
         }
     }
 
+    /// Gives back, as their worker would, leases that nobody waits for any more.
+    fn give_back(&mut self, leases: &[LeasedJob]) {
+        let Some(session) = leases.iter().find_map(|l| self.core.machine().job(l.seq)).map(|job| job.session) else {
+            return;
+        };
+        let released =
+            |l: &LeasedJob| JobResult { seq: l.seq, attempt: l.attempt, outcome: Outcome::Released, report: None };
+        let command = Command::Results { session, results: leases.iter().map(released).collect() };
+        let (nobody, _) = oneshot::channel();
+        // If there is no room, they run out.
+        let _ = self.core.command(&command.to_bytes(), Owed::Command(nobody, Instant::now()));
+    }
+
     fn role_changed(&mut self, role: Role, around: &Surroundings<'_>) {
-        for query in std::mem::take(&mut self.reads).into_values().flatten() {
-            query(None);
-        }
+        let reads = std::mem::take(&mut self.reads).into_values().flatten();
+        reads.chain(self.confirmed.drain(..)).for_each(|query| query(None));
         let Some(slot) = around.directory.shard(self.shard) else { return };
         let leader = match role {
             Role::Leader { .. } => 0,
@@ -343,15 +392,37 @@ fn leased(machine: &Machine, seq: u64, attempt: u32) -> Option<LeasedJob> {
     })
 }
 
+/// Splits what was taken into what the users' caps leave room for, and the rest. A class is tested when it is taken from,
+/// a single request may want more of it than there is room.
+fn within_user_caps(machine: &Machine, popped: Vec<Popped>, directory: &Directory) -> (Vec<Popped>, Vec<Popped>) {
+    let (meta, usage) = (directory.meta.load(), directory.usage.load());
+    let mut left: BTreeMap<&str, u64> = BTreeMap::new();
+    popped.into_iter().partition(|job| {
+        let Some(class) = machine.classes().find(job.class) else { return true };
+        let owner = &*class.key.owner;
+        let left = left.entry(owner).or_insert_with(|| match meta.user(owner).max_running {
+            0 => u64::MAX,
+            cap => cap.saturating_sub(usage.user_leased.get(owner).copied().unwrap_or(0)),
+        });
+        let room = *left > 0;
+        *left = left.saturating_sub(1);
+        room
+    })
+}
+
 fn pick_from_task(machine: &Machine, task: u64, offer: &WorkerOffer, max: usize) -> Vec<Popped> {
     let Some(task) = machine.task(task) else { return Vec::new() };
     let end = task.first() + u64::from(task.jobs);
+    // Stops behind the last ready job: looking through a large task for nothing would hold up the shard.
+    let unmade = if task.rest_state == JobState::Activated { task.rest_len() } else { 0 };
+    let ready = task.counts[JobState::Activated as usize] - unmade;
     let mut out: Vec<Popped> = machine
         .jobs()
         .from(task.first())
         .take_while(|job| job.seq < end)
-        .filter(|job| job.state == JobState::Activated && !job.reserved)
-        .filter(|job| offer.fits(&machine.classes().get(job.class).key))
+        .filter(|job| job.state == JobState::Activated)
+        .take(ready as usize)
+        .filter(|job| !job.reserved && offer.fits(&machine.classes().get(job.class).key))
         .take(max)
         .map(|job| Popped { seq: job.seq, class: job.class, priority: job.priority })
         .collect();

@@ -16,6 +16,7 @@ use prost::Message as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use tokio::sync::oneshot;
 
 /// Messages up to this size are copied out of the read buffer.
 const COPY_BYTES_MAX: usize = 32 << 10;
@@ -96,6 +97,21 @@ impl PeerHandler for Handler {
     }
 }
 
+/// Leases in a task of its own: this future is dropped when the connection is lost, and what was leased is given back.
+async fn lease(served: &Served, shard: u16, ask: LeaseAsk) -> Result<Bytes, Fault> {
+    let (send, answer) = oneshot::channel();
+    let (dispatcher, session) = (served.dispatcher.clone(), ask.session);
+    tokio::spawn(async move {
+        let leased = dispatcher.lease_here(shard, ask).await;
+        if let Err(Ok(leases)) = send.send(leased) {
+            dispatcher.undelivered(session, &leases).await;
+        }
+    });
+    let leases = answer.await.unwrap_or_else(|_| Err(Fault::not_leader(shard)))?;
+    let reply = v1::LeaseReply { leases, ..v1::LeaseReply::default() };
+    Ok(reply.encode_to_vec().into())
+}
+
 async fn answer(served: &Served, shard: u16, kind: u8, body: Bytes) -> Result<Bytes, Fault> {
     let router = &served.router;
     match kind {
@@ -105,12 +121,7 @@ async fn answer(served: &Served, shard: u16, kind: u8, body: Bytes) -> Result<By
                 .map_err(|e| Fault::new(Code::Internal, format!("another node's command: {e}")))?;
             Ok(pack(&router.command_here(shard, body).await?))
         }
-        call::LEASE => {
-            let ask: LeaseAsk = unpack(&body)?;
-            let leases = served.dispatcher.lease_here(shard, ask).await?;
-            let reply = v1::LeaseReply { leases, ..v1::LeaseReply::default() };
-            Ok(reply.encode_to_vec().into())
-        }
+        call::LEASE => lease(served, shard, unpack(&body)?).await,
         call::HEARTBEAT => {
             let HeartbeatCall { session, beats } = unpack(&body)?;
             let answer = router.heartbeat_here(shard, session, beats).await;

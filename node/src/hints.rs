@@ -11,13 +11,17 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How often hints are sent at least.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// How often at most.
 const SPACING: Duration = Duration::from_millis(2);
-/// Every so many hints carry the use of resources and the node's figures, which are larger.
-const FULL_EVERY: u32 = 5;
+/// How often the use of resources is sent and summed, which is as large as there are users; its figures are made every
+/// 200 ms.
+const USAGE_EVERY: Duration = Duration::from_millis(100);
+/// How often the node's own figures are read from the system and sent.
+const FIGURES_EVERY: Duration = Duration::from_millis(500);
 
 /// A queue's ready jobs in one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +110,7 @@ pub fn receive(directory: &Directory, from: u32, mut hints: NodeHints) {
 }
 
 /// What this node has to say.
-fn collect(directory: &Directory, full: bool, node: impl FnOnce() -> NodeView) -> NodeHints {
+fn collect(directory: &Directory, usage: bool, node: Option<NodeView>) -> NodeHints {
     let shards = directory
         .led_here()
         .map(|slot| {
@@ -119,7 +123,7 @@ fn collect(directory: &Directory, full: bool, node: impl FnOnce() -> NodeView) -
             ShardHint { status: **slot.status.load(), queues: queues.unwrap_or_default() }
         })
         .collect();
-    NodeHints { shards, usage: full.then(|| own_usage(directory)), node: full.then(node) }
+    NodeHints { shards, usage: usage.then(|| own_usage(directory)), node }
 }
 
 fn own_usage(directory: &Directory) -> Usage {
@@ -153,12 +157,27 @@ fn total(directory: &Directory, peers: &Peers) {
     directory.usage.store(Arc::new(sum));
 }
 
+/// Whether `every` has passed since the last time that it had.
+fn due(last: &mut Option<Instant>, every: Duration) -> bool {
+    let now = Instant::now();
+    let due = last.is_none_or(|last| now >= last + every);
+    if due {
+        *last = Some(now);
+    }
+    due
+}
+
 /// Sends hints until the node stops.
 pub async fn run(directory: Arc<Directory>, peers: Arc<Peers>, node: impl Fn() -> NodeView) {
-    for turn in 0u32.. {
-        let full = turn % FULL_EVERY == 0;
-        total(&directory, &peers);
-        let hints = collect(&directory, full, &node);
+    let (mut summed, mut figured) = (None, None);
+    loop {
+        // Hints go out every few ms while much happens: the rest keeps its own pace.
+        let with_usage = due(&mut summed, USAGE_EVERY);
+        if with_usage {
+            total(&directory, &peers);
+        }
+        let figures = due(&mut figured, FIGURES_EVERY).then(&node);
+        let hints = collect(&directory, with_usage, figures);
         if let Some(own) = &hints.node {
             let low = own.disk_free_bytes < DISK_RESERVE_BYTES;
             if directory.disk_low.swap(low, Ordering::Relaxed) != low {

@@ -1,6 +1,7 @@
 //! HTTP: health, metrics and the cluster as JSON. Its own port, GET only, small requests.
 
 use crate::cluster::ClusterInfo;
+use crate::directory::ShardStatus;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -8,6 +9,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What the handlers see.
 #[derive(Clone)]
@@ -42,6 +44,17 @@ async fn cluster(State(state): State<HttpState>) -> Response {
 async fn metrics(State(state): State<HttpState>) -> Response {
     let own = state.info.own();
     let directory = &state.info.directory;
+    let counters = &directory.counters;
+    for (name, counter) in [
+        ("moso_heartbeats_total", &counters.heartbeats),
+        ("moso_jobs_submitted_total", &counters.submitted),
+        ("moso_jobs_leased_total", &counters.leased),
+        ("moso_results_accepted_total", &counters.accepted),
+        ("moso_results_refused_total", &counters.refused),
+        ("moso_requests_shed_total", &counters.shed),
+    ] {
+        metrics::counter!(name).absolute(counter.load(Ordering::Relaxed));
+    }
     for (name, value) in [
         ("moso_rss_bytes", own.rss_bytes),
         ("moso_cpu_us", own.cpu_us),
@@ -49,14 +62,14 @@ async fn metrics(State(state): State<HttpState>) -> Response {
         ("moso_disk_free_bytes", own.disk_free_bytes),
         ("moso_sessions", own.sessions),
         ("moso_shards_led", u64::from(own.leaders)),
-        ("moso_heartbeats_total", own.heartbeats),
-        ("moso_results_refused_total", own.refused),
         ("moso_job_bytes", own.job_bytes),
     ] {
         metrics::gauge!(name).set(value as f64);
     }
-    for slot in directory.led_here() {
-        let status = slot.status.load();
+    for slot in directory.shards.iter().filter(|slot| slot.inbox.is_some()) {
+        // A shard that is led elsewhere by now must not be counted twice.
+        let led = slot.leader() == directory.node;
+        let status = if led { **slot.status.load() } else { ShardStatus::default() };
         for (name, value) in [
             ("moso_shard_live_jobs", status.live),
             ("moso_shard_ready_jobs", status.ready),

@@ -53,7 +53,10 @@ impl LogWriter {
         let (tasks, inbox) = bounded(QUEUE);
         let thread = std::thread::Builder::new()
             .name("log-writer".into())
-            .spawn(move || run(&log, &outbound, &mailboxes, &inbox))?;
+            .spawn(move || {
+                let _guard = crate::fault::AbortOnPanic;
+                run(&log, &outbound, &mailboxes, &inbox);
+            })?;
         Ok((LogWriter { tasks }, thread))
     }
 

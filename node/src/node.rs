@@ -222,6 +222,7 @@ fn build(config: &Config, folder: &DataFolder, clock: Clock) -> Result<Built, Er
             leader: Default::default(),
             index: Default::default(),
             inbox: here.then(|| Inbox::new(INBOX, mailbox.unparker())),
+            returned: Default::default(),
             store,
             usage: Default::default(),
             status: Default::default(),
@@ -255,6 +256,7 @@ fn start_reactor(number: usize, reactor: Reactor, failed: watch::Sender<bool>) -
     std::thread::Builder::new()
         .name(format!("reactor-{number}"))
         .spawn(move || {
+            let _guard = crate::fault::AbortOnPanic;
             if let Err(error) = reactor.run() {
                 tracing::error!(%error, "a reactor met an error: this node ends");
                 let _ = failed.send(true);

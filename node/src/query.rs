@@ -2,7 +2,7 @@
 
 use crate::error;
 use crate::request::{Fault, MetaRequest, Request, Snapshot};
-use crate::router::Router;
+use crate::router::{QUERY_TIMEOUT, Router, in_time};
 use crate::store::state::{EndedJob as EndedRow, EndedTask as EndedTaskRow, StateStore};
 use crate::views;
 use bytes::Bytes;
@@ -212,7 +212,7 @@ async fn on_reactor<T: Send + 'static>(
         let _ = send.send(snapshot.map(f));
     });
     router.request(shard, Request::Query(query))?;
-    answer.await.ok().flatten().ok_or_else(|| Fault::not_leader(shard))
+    in_time(answer, QUERY_TIMEOUT, shard).await?.ok_or_else(|| Fault::not_leader(shard))
 }
 
 /// Runs a blocking read of the archive.
@@ -592,5 +592,5 @@ pub async fn run_meta(router: &Router, query: MetaQueryCall) -> Result<Vec<Objec
         }));
     });
     router.meta_request(MetaRequest::Query(run))?;
-    answer.await.ok().flatten().ok_or_else(|| Fault::not_leader(0))
+    in_time(answer, QUERY_TIMEOUT, 0).await?.ok_or_else(|| Fault::not_leader(0))
 }

@@ -3,7 +3,7 @@
 use crate::store::state::StateStore;
 use bytes::Bytes;
 use moso_proto::Code;
-use moso_queue::command::Reply;
+use moso_queue::command::{Reply, is_submission};
 use moso_queue::filter::WorkerOffer;
 use moso_queue::ready::Popped;
 use moso_queue::{Machine, Refusal};
@@ -141,6 +141,30 @@ pub enum Request {
     },
     /// Reads the state.
     Query(Query),
+}
+
+impl Request {
+    /// Up to which part of the inbox the request is taken, percent: submissions are refused first, then leases, then
+    /// reads; heartbeats and results last.
+    pub fn inbox_percent(&self) -> usize {
+        match self {
+            Request::Command { bytes, .. } if is_submission(bytes) => 50,
+            Request::Lease { .. } | Request::LeaseTask { .. } => 70,
+            Request::Query(_) => 85,
+            Request::Command { .. } | Request::Heartbeat { .. } => 100,
+        }
+    }
+
+    /// What the request costs the reactor, in steps of well below a microsecond.
+    pub fn work(&self) -> usize {
+        match self {
+            Request::Command { .. } | Request::Query(_) => 1,
+            Request::Lease { popped, .. } => 1 + popped.len(),
+            // Looks at jobs of the task, most often at few beyond those it finds.
+            Request::LeaseTask { max, .. } => 1 + 4 * max,
+            Request::Heartbeat { beats, .. } => 1 + beats.len(),
+        }
+    }
 }
 
 /// A request to the meta group.

@@ -10,7 +10,7 @@ use moso_proto::Code;
 use moso_proto::object::kind;
 use moso_queue::command::{Reply, is_submission};
 use moso_queue::filter::WorkerOffer;
-use moso_queue::limits::ENTRY_BYTES_MAX;
+use moso_queue::limits::{ENTRY_BYTES_MAX, NAME_BYTES_MAX};
 use moso_queue::meta::{MetaView, Object};
 use moso_queue::ready::Popped;
 use moso_shard::core::Beaten;
@@ -113,10 +113,26 @@ pub fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
         .map_err(|e| Fault::new(Code::Internal, format!("another node sent what this one cannot read: {e}")))
 }
 
+/// Waits for a reactor's answer. An answer that comes in the very moment in which the time ends still counts: one that
+/// comes later is seen by the reactor to find nobody.
+pub async fn in_time<T>(mut answer: oneshot::Receiver<T>, time: Duration, shard: u16) -> Result<T, Fault> {
+    match tokio::time::timeout(time, &mut answer).await {
+        Ok(answer) => answer.map_err(|_| Fault::not_leader(shard)),
+        Err(_) => {
+            answer.close();
+            answer.try_recv().map_err(|_| {
+                Fault::new(Code::Timeout, format!("shard {shard} did not answer within {} s", time.as_secs()))
+            })
+        }
+    }
+}
+
 impl Router {
     /// Asks another node.
     pub async fn call(&self, node: u32, shard: u16, kind: u8, body: Bytes) -> Result<Bytes, Fault> {
-        match self.peers.call(node, shard, kind, body, CALL_TIMEOUT).await {
+        // Leases whose answer is not waited for run out by themselves, but only in minutes.
+        let time = if kind == call::LEASE { COMMAND_TIMEOUT } else { CALL_TIMEOUT };
+        match self.peers.call(node, shard, kind, body, time).await {
             Ok(body) => Ok(body),
             Err(CallError::Refused { body, .. }) => Err(unpack::<Fault>(&body)?),
             Err(CallError::Busy) => Err(Fault::busy(shard)),
@@ -162,7 +178,7 @@ impl Router {
         self.admit(&bytes)?;
         let (reply, answer) = oneshot::channel();
         self.request(shard, Request::Command { bytes: bytes.clone(), reply })?;
-        let mut reply = answer.await.unwrap_or_else(|_| Err(Fault::not_leader(shard)))?;
+        let mut reply = in_time(answer, COMMAND_TIMEOUT, shard).await??;
         crate::repeats::recognise(&self.directory, shard, &bytes, &mut reply);
         Ok(reply)
     }
@@ -192,20 +208,27 @@ impl Router {
     pub fn request(&self, shard: u16, request: Request) -> Result<(), Fault> {
         let inbox = self.directory.shard(shard).and_then(|s| s.inbox.as_ref());
         let inbox = inbox.ok_or_else(|| Fault::not_leader(shard))?;
-        inbox.send(request).map_err(|_| {
+        let percent = request.inbox_percent();
+        inbox.send_within(request, percent).map_err(|refused| {
             Counters::add(&self.directory.counters.shed, 1);
+            if let (Request::Lease { popped, .. }, Some(slot)) = (refused, self.directory.shard(shard)) {
+                // Only the reactor may file them again.
+                slot.returned.push(popped);
+                inbox.wake();
+            }
             Fault::busy(shard)
         })
     }
 
-    /// Leases jobs taken from a ready index of this node.
+    /// Leases jobs taken from a ready index of this node. The future must not be dropped before it is done, or nobody
+    /// knows of the leases until they run out.
     pub async fn lease_here(&self, shard: u16, popped: Vec<Popped>, to: LeaseFor) -> Result<Vec<LeasedJob>, Fault> {
         let (reply, answer) = oneshot::channel();
         self.request(shard, Request::Lease { popped, to, reply })?;
-        answer.await.unwrap_or_else(|_| Err(Fault::not_leader(shard)))
+        in_time(answer, COMMAND_TIMEOUT, shard).await?
     }
 
-    /// Leases jobs of a task led by this node.
+    /// Leases jobs of a task led by this node; as [`Router::lease_here`].
     pub async fn lease_task_here(
         &self,
         shard: u16,
@@ -216,7 +239,7 @@ impl Router {
     ) -> Result<Vec<LeasedJob>, Fault> {
         let (reply, answer) = oneshot::channel();
         self.request(shard, Request::LeaseTask { task, offer: Box::new(offer), max, to, reply })?;
-        answer.await.unwrap_or_else(|_| Err(Fault::not_leader(shard)))
+        in_time(answer, COMMAND_TIMEOUT, shard).await?
     }
 
     /// Passes a session's heartbeat on. `None`: no leader answered.
@@ -235,7 +258,7 @@ impl Router {
         let (reply, answer) = oneshot::channel();
         let count = beats.len() as u64;
         self.request(shard, Request::Heartbeat { session, beats, reply }).ok()?;
-        let answer = answer.await.ok()??;
+        let answer = in_time(answer, CALL_TIMEOUT, shard).await.ok()??;
         Counters::add(&self.directory.counters.heartbeats, count);
         Some(answer)
     }
@@ -280,7 +303,7 @@ impl Router {
     pub async fn meta_command_here(&self, bytes: Bytes) -> Result<Object, Fault> {
         let (reply, answer) = oneshot::channel();
         self.meta_request(MetaRequest::Command { bytes, reply })?;
-        answer.await.unwrap_or_else(|_| Err(Fault::not_leader(0)))
+        in_time(answer, COMMAND_TIMEOUT, 0).await?
     }
 
     /// Leaves a request at the meta group of this node.
@@ -309,6 +332,10 @@ impl Router {
             _ => meta.share(name).is_some(),
         };
         for &(kind, name) in named {
+            if name.len() > NAME_BYTES_MAX {
+                let message = format!("the name of a {kind} has at most {NAME_BYTES_MAX} bytes");
+                return Err(Fault::new(Code::TooLarge, message));
+            }
             if knows(&self.directory.meta.load(), kind, name) {
                 continue;
             }
@@ -337,5 +364,26 @@ impl Router {
         } else {
             unpack(&self.call(leader, 0, call::META_QUERY, pack(query)).await?)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_is_waited_for_and_the_late_one_finds_nobody() {
+        let (send, answer) = oneshot::channel();
+        send.send(7).unwrap();
+        assert_eq!(in_time(answer, CALL_TIMEOUT, 1).await, Ok(7));
+
+        let (send, answer) = oneshot::channel::<u8>();
+        let fault = in_time(answer, Duration::from_millis(1), 1).await.unwrap_err();
+        assert_eq!(fault.code, Code::Timeout);
+        assert_eq!(send.send(7), Err(7));
+
+        let (send, answer) = oneshot::channel::<u8>();
+        drop(send);
+        assert_eq!(in_time(answer, CALL_TIMEOUT, 1).await, Err(Fault::not_leader(1)));
     }
 }

@@ -50,6 +50,7 @@ impl Flusher {
     pub fn start(mailboxes: Vec<Arc<Mailbox>>) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
         let (tasks, inbox) = bounded::<FlushTask>(4_096);
         let thread = std::thread::Builder::new().name("flusher".into()).spawn(move || {
+            let _guard = crate::fault::AbortOnPanic;
             while let Ok(task) = inbox.recv() {
                 let dropped = task.store.drop_ended_before(task.keep_from_day);
                 let durable = dropped.and_then(|()| task.store.flush()).and_then(|()| task.store.durable_applied());

@@ -4,7 +4,7 @@
 use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use tokio::sync::Notify;
 
 /// Waiting requests of one queue.
@@ -17,6 +17,8 @@ pub struct WaitRoom {
 impl WaitRoom {
     /// Wakes one request, if one waits.
     pub fn wake_one(&self) {
+        // The work was filed before: whoever enters after this sees it.
+        fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::Acquire) > 0 {
             self.notify.notify_one();
         }
@@ -30,6 +32,7 @@ impl WaitRoom {
     /// Takes a place. The place is left when the guard is dropped.
     pub fn enter(self: &Arc<Self>) -> Place {
         self.waiting.fetch_add(1, Ordering::AcqRel);
+        fence(Ordering::SeqCst);
         Place { room: self.clone() }
     }
 }
@@ -87,5 +90,42 @@ impl WaitRooms {
     /// Requests waiting, by queue.
     pub fn waiting(&self) -> Vec<(u32, usize)> {
         self.rooms.load().iter().map(|(&queue, room)| (queue, room.waiting())).filter(|(_, n)| *n > 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    #[test]
+    fn a_wake_between_looking_and_waiting_is_kept() {
+        let rooms = WaitRooms::default();
+        let place = rooms.room(7).enter();
+        rooms.wake(7);
+        assert_eq!(place.woken().now_or_never(), Some(()));
+        assert_eq!(place.woken().now_or_never(), None, "one wake is one look");
+    }
+
+    #[test]
+    fn one_is_woken_and_passes_the_wake_on_if_it_leaves() {
+        let rooms = WaitRooms::default();
+        let (first, second) = (rooms.room(7).enter(), rooms.room(7).enter());
+        let (mut one, mut two) = (Box::pin(first.woken()), Box::pin(second.woken()));
+        assert_eq!((one.as_mut().now_or_never(), two.as_mut().now_or_never()), (None, None));
+        rooms.wake(7);
+        assert_eq!(two.as_mut().now_or_never(), None);
+        drop(one);
+        assert_eq!(two.now_or_never(), Some(()));
+    }
+
+    #[test]
+    fn nobody_is_woken_for_a_queue_that_nobody_asks_for() {
+        let rooms = WaitRooms::default();
+        drop(rooms.room(7).enter());
+        rooms.wake(7);
+        rooms.wake(8);
+        assert_eq!(rooms.room(7).enter().woken().now_or_never(), None);
+        assert!(rooms.waiting().is_empty());
     }
 }

@@ -10,7 +10,9 @@ use common::{
 };
 use moso_client::proto::object::{Queue, QueueState};
 use moso_client::v1::act_request::Action;
-use moso_client::v1::{CommandKind, Explanation, Hold, JobSpec, Kill, Outcome, Release, Retry, Selector, SetPriority, TaskSpec};
+use moso_client::v1::{
+    CommandKind, Explanation, Hold, JobSpec, Kill, Outcome, Release, Retry, Selector, SetPriority, TaskSpec,
+};
 
 fn job(id: u64) -> Selector {
     Selector { jobs: vec![id], ..Selector::default() }
@@ -66,7 +68,7 @@ async fn a_running_job_is_told_to_end() {
     let lease = take_one(&mut session, "Q").await;
     assert_eq!(cluster.act(job(id), KILL).await.changed, 1);
     assert_eq!(cluster.job(id).await.state, "cancelled");
-    let lost = async { while !session.next().await.unwrap().heartbeat.is_some_and(|h| h.lost == [id]) {} };
+    let lost = async { while session.next().await.unwrap().heartbeat.is_none_or(|h| h.lost != [id]) {} };
     tokio::time::timeout(common::DEADLINE, lost).await.expect("a loss is heard");
     let late = common::refused(&mut session, result(&lease, Outcome::Finished)).await;
     assert_eq!(late, moso_client::Code::AlreadyEnded);

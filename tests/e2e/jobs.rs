@@ -122,7 +122,10 @@ async fn failures_are_repeated_and_releases_are_free() {
     report(&mut session, vec![failure(&second, 66, "again")]).await;
     let view = cluster.job(id).await;
     assert_eq!((view.state.as_str(), view.attempt, view.exit_code), ("failed", 2, 66));
-    assert_eq!((view.errors[0].source.as_str(), view.errors[0].code, view.errors[0].text.as_str()), ("exe", 66, "again"));
+    assert_eq!(
+        (view.errors[0].source.as_str(), view.errors[0].code, view.errors[0].text.as_str()),
+        ("exe", 66, "again")
+    );
     let states = ["defined", "activated", "sent", "failed", "activated", "sent", "failed"];
     assert_eq!(logged(&view), states);
     assert!(view.log[3].reason.contains("segmentation violation"), "{:?}", view.log[3]);

@@ -32,7 +32,8 @@ async fn a_trace_of_a_real_grid() {
     };
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("report.json");
-    let args = ["--jobs", "5000", "--speedup", "50000", "--trace", trace.to_str().unwrap(), "--json", json.to_str().unwrap()];
+    let args =
+        ["--jobs", "5000", "--speedup", "50000", "--trace", trace.to_str().unwrap(), "--json", json.to_str().unwrap()];
     let run = replay(&args).await;
     assert_eq!(run.code, Some(0), "{}\n{}", run.stdout, run.stderr);
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();

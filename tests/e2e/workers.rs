@@ -197,10 +197,13 @@ async fn a_late_result_is_refused(cluster: &Cluster, queue: &str) {
     let lost = tokio::time::timeout(common::DEADLINE, lost);
     beating(&mut next, &new, lost).await.expect("the silent worker hears that it lost the job");
     // With heartbeats the lease outlives its term.
-    let outlived = async { eventually("the term is over", async || {
-        let job = cluster.job(id).await;
-        (common::now_ms() > job.leased_ms + 22_000).then_some(job)
-    }).await };
+    let outlived = async {
+        eventually("the term is over", async || {
+            let job = cluster.job(id).await;
+            (common::now_ms() > job.leased_ms + 22_000).then_some(job)
+        })
+        .await
+    };
     let job = beating(&mut next, &new, outlived).await;
     assert_eq!((job.state.as_str(), job.attempt), ("running", 2));
     report(&mut next, vec![result(&new, Outcome::Finished)]).await;

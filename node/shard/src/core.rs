@@ -6,11 +6,11 @@
 //! log writer puts it on disk, a majority acknowledges, [`Core::turn`] applies it, and the reply goes to whoever asked.
 //! What is gathered while a write is under way goes into the next entry.
 
+mod periodic;
+
 use crate::leading::Leading;
 use crate::leases::ExpiryPolicy;
-use crate::limits::{
-    BATCH_BYTES_MAX, BATCHES_MAX, ENTRY_BYTES_TARGET, PROPOSALS_MAX, SWEEP_JOBS_MIN, SWEEP_PARTS, UNPERSISTED_MAX,
-};
+use crate::limits::{BATCH_BYTES_MAX, BATCHES_MAX, ENTRY_BYTES_TARGET, PROPOSALS_MAX, UNPERSISTED_MAX};
 use crate::output::{Append, Payload, Position, Role};
 use crate::pending::Pending;
 use crate::quorum::QuorumLease;
@@ -18,9 +18,9 @@ use crate::replica::Replica;
 use crate::timeouts::TimeoutTable;
 use crate::{ConfState, Error, Message};
 use bytes::Bytes;
-use moso_queue::command::{Command, EntryBuilder, Reply};
+use moso_queue::command::{Command, EntryBuilder, Reply, is_submission};
 use moso_queue::effect::Signal;
-use moso_queue::limits::{COMMAND_JOBS_MAX, DEDUP_WINDOW_MS, ENTRY_COMMANDS_MAX};
+use moso_queue::limits::ENTRY_COMMANDS_MAX;
 use moso_queue::ready::Popped;
 use moso_queue::{Effects, Machine, ReadyIndex};
 use std::collections::VecDeque;
@@ -126,6 +126,12 @@ pub struct Core<T> {
 /// Contexts of probes for the quorum lease are odd, those of reads even.
 const PROBE: u64 = 1;
 
+/// How much may be gathered before something is shed, in parts of [`BATCH_BYTES_MAX`] and [`BATCHES_MAX`]: submissions
+/// first, then leases; results and actions last.
+const SUBMISSION_ROOM: usize = 1;
+const LEASE_ROOM: usize = 2;
+const RESULT_ROOM: usize = 3;
+
 impl<T> Core<T> {
     /// Joins a replica and the machine loaded from its state. `election_ms` is the shortest election timeout.
     pub fn new(replica: Replica, machine: Machine, applied: Position, policy: Policy, election_ms: u64) -> Self {
@@ -204,7 +210,7 @@ impl<T> Core<T> {
 
     /// Gathers an encoded command; whoever waits gets the answer from a later [`Core::turn`].
     pub fn command(&mut self, command: &[u8], owed: T) -> Result<(), (Shed, T)> {
-        match self.room() {
+        match self.room(if is_submission(command) { SUBMISSION_ROOM } else { RESULT_ROOM }) {
             Ok(()) => {
                 let (room, before) = self.open(command.len());
                 room.entry.push(command);
@@ -216,10 +222,10 @@ impl<T> Core<T> {
         }
     }
 
-    fn room(&self) -> Result<(), Shed> {
+    fn room(&self, parts: usize) -> Result<(), Shed> {
         if self.leading.is_none() {
             Err(Shed::NotLeader)
-        } else if self.batch_bytes > BATCH_BYTES_MAX || self.batches.len() > BATCHES_MAX {
+        } else if self.batch_bytes > parts * BATCH_BYTES_MAX || self.batches.len() > parts * BATCHES_MAX {
             Err(Shed::Busy)
         } else {
             Ok(())
@@ -236,10 +242,8 @@ impl<T> Core<T> {
         ttl_ms: u32,
         owed: T,
     ) -> Result<Option<T>, (Shed, T)> {
-        if let Err(shed) = self.room() {
-            if let (Shed::Busy, Some(leading)) = (shed, &self.leading) {
-                popped.iter().for_each(|p| leading.put_back(&self.machine, p));
-            }
+        if let Err(shed) = self.lease_room() {
+            self.put_back(popped);
             return Err((shed, owed));
         }
         let leading = self.leading.as_mut().expect("there is room only while it leads");
@@ -250,6 +254,19 @@ impl<T> Core<T> {
         }
         self.gather(&Command::Lease { session, worker: worker.into(), ttl_ms, jobs }, Some(owed));
         Ok(None)
+    }
+
+    /// Whether a lease would be taken now.
+    pub fn lease_room(&self) -> Result<(), Shed> {
+        self.room(LEASE_ROOM)
+    }
+
+    /// Files jobs again that were taken from the index and not proposed. What is no longer ready is found out when it
+    /// is taken again.
+    pub fn put_back(&self, popped: &[Popped]) {
+        if let Some(leading) = &self.leading {
+            popped.iter().for_each(|p| leading.put_back(&self.machine, p));
+        }
     }
 
     /// Takes a worker's heartbeat. `None`: this replica may not answer, another one should be asked.
@@ -272,9 +289,9 @@ impl<T> Core<T> {
             if job.kill != 0 {
                 answer.kill.push((seq, attempt));
             }
-            if phase > job.phase && phase <= 2 {
+            // One that finds no room is told again by the next heartbeat.
+            if phase > job.phase && phase <= 2 && leading.phase(seq, attempt, phase) {
                 job.phase = phase;
-                leading.phase(seq, attempt, phase);
             }
         }
         Some(answer)
@@ -353,108 +370,6 @@ impl<T> Core<T> {
         batch.entry.push_command(command);
         batch.owed.push(owed);
         self.batch_bytes += batch.entry.len() - before;
-    }
-
-    /// Periodic work, to be called every tick or so. `now_ms` is monotonic, `wall_ms` Unix time.
-    ///
-    /// The shard's time never goes back, so it is ahead after a wall clock was. Then it goes on at half speed until the
-    /// wall clock has caught up: would it stand still, so would every job that waits for a time.
-    pub fn maintain(&mut self, now_ms: u64, wall_ms: u64) {
-        let last = self.probe_ms;
-        let stalled = self.quorum.turn(now_ms);
-        if self.leading.is_none() {
-            self.probe_ms = now_ms;
-            return;
-        }
-        if stalled && let Some(leading) = &mut self.leading {
-            leading.leases.stalled(&mut self.machine, now_ms.saturating_sub(last));
-        }
-        self.time_ms = (self.time_ms + now_ms.saturating_sub(last) / 2).max(wall_ms).max(self.machine.now_ms());
-        self.probe_ms = now_ms;
-        self.quorum.set_transferring(self.replica.is_transferring());
-        let context = self.next_context | PROBE;
-        if self.replica.read_index(context).is_ok() {
-            self.next_context += 2;
-            self.quorum.sent(context, now_ms);
-        }
-        self.expire(now_ms);
-        self.wake(self.time_ms);
-        self.each_second(now_ms, wall_ms);
-    }
-
-    fn internal(&mut self, command: &Command) {
-        self.gather(command, None);
-    }
-
-    fn expire(&mut self, now_ms: u64) {
-        if !self.quorum.valid(now_ms) || self.room().is_err() {
-            return;
-        }
-        let leading = self.leading.as_mut().expect("checked by the caller");
-        let expired = leading.leases.expired(&self.machine, now_ms, self.policy.expiry);
-        for &(seq, _) in &expired {
-            if let Some(job) = self.machine.jobs_volatile().get_mut(seq) {
-                job.reserved = true;
-            }
-        }
-        for jobs in expired.chunks(COMMAND_JOBS_MAX) {
-            self.internal(&Command::Expire { jobs: jobs.to_vec() });
-        }
-    }
-
-    fn wake(&mut self, time_ms: u64) {
-        let Some(leading) = &mut self.leading else {
-            return;
-        };
-        // The command carries this time or a later one, so what is due now is due when it is applied.
-        let jobs = leading.due(time_ms, COMMAND_JOBS_MAX);
-        if !jobs.is_empty() {
-            self.internal(&Command::Wake { jobs });
-        }
-    }
-
-    fn each_second(&mut self, now_ms: u64, wall_ms: u64) {
-        let leading = self.leading.as_mut().expect("checked by the caller");
-        if now_ms < leading.second_ms + 1_000 {
-            return;
-        }
-        leading.second_ms = now_ms;
-        leading.index.tidy();
-        leading.rebuild_if_stale(&self.machine);
-        let phases = std::mem::take(&mut leading.phases);
-        let prune = now_ms >= leading.pruned_ms + 60_000;
-        if prune {
-            leading.pruned_ms = now_ms;
-        }
-        for jobs in phases.chunks(COMMAND_JOBS_MAX) {
-            self.internal(&Command::Phase { jobs: jobs.to_vec() });
-        }
-        if prune {
-            self.internal(&Command::Prune { below_ms: wall_ms.saturating_sub(DEDUP_WINDOW_MS) });
-        }
-        self.sweep(self.time_ms);
-    }
-
-    /// Looks at a part of the jobs for time-outs.
-    fn sweep(&mut self, time_ms: u64) {
-        let leading = self.leading.as_mut().expect("checked by the caller");
-        let part = (self.machine.jobs().len() / SWEEP_PARTS).max(SWEEP_JOBS_MIN);
-        let mut late: Vec<crate::timeouts::TimedOut> = Vec::new();
-        let mut seen = 0;
-        let mut last = 0;
-        for job in self.machine.jobs().from(leading.sweep_from).take(part) {
-            seen += 1;
-            last = job.seq;
-            late.extend(self.policy.timeouts.check(&self.machine, job, time_ms));
-        }
-        leading.sweep_from = if seen < part { 0 } else { last + 1 };
-        late.sort_by_key(|l| (l.fail, l.code, l.seq));
-        for group in late.chunk_by(|a, b| (a.fail, a.code) == (b.fail, b.code)) {
-            for jobs in group.chunks(COMMAND_JOBS_MAX) {
-                let jobs_meant = jobs.iter().map(|l| (l.seq, l.state, l.changed_ms)).collect();
-                self.internal(&Command::TimeOut { jobs: jobs_meant, fail: group[0].fail, code: group[0].code });
-            }
-        }
     }
 
     /// Does what there is to do; everything it asks for is added to `out`.

@@ -82,7 +82,11 @@ impl Leading {
 
     /// Replaces an index that holds more stale entries than live ones.
     pub fn rebuild_if_stale(&mut self, machine: &Machine) {
-        if self.stale < INDEX_REBUILD_STALE_MIN || self.stale < machine.live() / 2 {
+        if self.stale < INDEX_REBUILD_STALE_MIN {
+            return;
+        }
+        let filed: u64 = self.index.summaries().iter().map(|(_, summary)| summary.ready).sum();
+        if self.stale < filed / 2 {
             return;
         }
         self.stale = 0;
@@ -158,23 +162,11 @@ impl Leading {
         {
             feed.outstanding = feed.outstanding.saturating_sub(1);
         }
-        if let Some(job) = machine.jobs_volatile().get_mut(popped.seq) {
-            let good = job.state == JobState::Activated
-                && !job.reserved
-                && job.class == popped.class
-                && job.priority == popped.priority;
-            if good {
-                job.reserved = true;
-            } else {
-                self.stale = self.stale.saturating_sub(1);
-            }
-            return good;
+        let good = reserve(machine, popped);
+        if !good {
+            self.stale = self.stale.saturating_sub(1);
         }
-        let Some(task) = machine.task_of(popped.seq).filter(|t| t.array) else {
-            return false;
-        };
-        let position = task.position(popped.seq).expect("the job is the task's");
-        task.is_unmade(position) && task.rest_state == JobState::Activated && task.class == popped.class
+        good
     }
 
     /// Gives a job that was taken from the index, but not claimed, back to the head of its class.
@@ -184,11 +176,13 @@ impl Leading {
         }
     }
 
-    /// Remembers a phase that a worker reported.
-    pub fn phase(&mut self, seq: u64, attempt: u32, phase: u8) {
-        if self.phases.len() < PHASES_MAX {
+    /// Remembers a phase that a worker reported; `false`: there is no room.
+    pub fn phase(&mut self, seq: u64, attempt: u32, phase: u8) -> bool {
+        let room = self.phases.len() < PHASES_MAX;
+        if room {
             self.phases.push((seq, attempt, phase));
         }
+        room
     }
 
     /// Jobs and tasks whose time has come by `wall_ms`.
@@ -212,6 +206,26 @@ impl Leading {
     pub fn memory_bytes(&self) -> usize {
         self.leases.memory_bytes() + self.timers.len() * 64 + self.phases.capacity() * 16
     }
+}
+
+/// Whether the entry is a ready job as it was filed. Reserves it, if it has a record.
+fn reserve(machine: &mut Machine, popped: &Popped) -> bool {
+    if let Some(job) = machine.jobs_volatile().get_mut(popped.seq) {
+        let good = job.state == JobState::Activated
+            && !job.reserved
+            && job.class == popped.class
+            && job.priority == popped.priority;
+        job.reserved |= good;
+        return good;
+    }
+    let Some(task) = machine.task_of(popped.seq).filter(|t| t.array) else {
+        return false;
+    };
+    // Filed anew under its new priority, if that has changed.
+    task.position(popped.seq).is_some_and(|position| task.is_unmade(position))
+        && task.rest_state == JobState::Activated
+        && task.class == popped.class
+        && task.priority == popped.priority
 }
 
 impl Drop for Leading {

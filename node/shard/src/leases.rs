@@ -1,12 +1,12 @@
 //! The leader's view of its shard's leases: when each was last heard of, and which have run out.
 //!
 //! Heartbeats are never logged. A new leader gives every lease a full term from its start. A lease is looked at when
-//! its earliest possible end comes, and filed again if heartbeats came meanwhile; so a million leases cost a few
-//! thousand looks a second, and a heartbeat costs one store.
+//! its earliest possible end comes, or sooner if that is far, and filed again if heartbeats came meanwhile; so a million
+//! leases cost a few thousand looks a second, and a heartbeat costs one store.
 //!
 //! All times are milliseconds of the leader's monotonic clock.
 
-use crate::limits::{EXPIRIES_PER_SECOND_MIN, EXPIRY_SESSIONS_MIN, EXPIRY_WINDOW_MS, LEASE_BUCKET_MS};
+use crate::limits::{EXPIRIES_PER_SECOND_MIN, EXPIRY_SESSIONS_MIN, EXPIRY_WINDOW_MS, LEASE_BUCKET_MS, LEASE_LOOK_MS};
 use moso_queue::Machine;
 use moso_queue::task::mix;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -68,12 +68,14 @@ impl LeaseTable {
         });
         // In order of number: the walk above is in the order of slots, which differs between replicas.
         leases.sort_unstable();
-        leases.into_iter().for_each(|(seq, attempt, due)| table.file((seq, attempt), due));
+        leases.into_iter().for_each(|(seq, attempt, due)| table.file((seq, attempt), due, now_ms));
         table
     }
 
-    fn file(&mut self, lease: (u64, u32), due_ms: u64) {
-        self.buckets.entry(due_ms / LEASE_BUCKET_MS + 1).or_default().push(lease);
+    /// Files a lease that ends at `due_ms` at the earliest.
+    fn file(&mut self, lease: (u64, u32), due_ms: u64, now_ms: u64) {
+        let look_ms = due_ms.min(now_ms + LEASE_LOOK_MS);
+        self.buckets.entry(look_ms / LEASE_BUCKET_MS + 1).or_default().push(lease);
     }
 
     /// A lease was given.
@@ -81,7 +83,7 @@ impl LeaseTable {
         if let Some(job) = machine.jobs_volatile().get_mut(seq).filter(|j| j.state.is_leased()) {
             job.beat_ms = now_ms;
             let due = now_ms + u64::from(job.ttl_ms) + policy.grace_ms;
-            self.file((seq, job.attempt), due);
+            self.file((seq, job.attempt), due, now_ms);
         }
     }
 
@@ -109,14 +111,17 @@ impl LeaseTable {
                 let (session, ttl_ms) = (job.session, u64::from(job.ttl_ms));
                 let due = job.beat_ms + ttl_ms + policy.grace_ms;
                 if due > now_ms {
-                    self.held.remove(&session);
+                    // Heard of since it was held back: no longer silent.
+                    if self.held.get(&session).is_some_and(|until| job.beat_ms + ttl_ms > *until) {
+                        self.held.remove(&session);
+                    }
                     again.push(((seq, attempt), due));
                 } else {
                     silent.push(Silent { lease: (seq, attempt), session, ttl_ms });
                 }
             }
         }
-        again.into_iter().for_each(|(lease, due)| self.file(lease, due));
+        again.into_iter().for_each(|(lease, due)| self.file(lease, due, now_ms));
         let silent = self.hold_back(machine, silent, now_ms, policy);
         self.limit(silent, now_ms)
     }
@@ -150,7 +155,7 @@ impl LeaseTable {
         }
         for Silent { lease, session, ttl_ms } in fresh {
             let until = *self.held.entry(session).or_insert(now_ms + ttl_ms);
-            self.file(lease, until);
+            self.file(lease, until, now_ms);
         }
         passing
     }
@@ -172,7 +177,7 @@ impl LeaseTable {
         let allowed = (self.budget as usize).min(silent.len());
         self.budget -= allowed as u64;
         for late in silent.drain(allowed..) {
-            self.file(late.lease, now_ms);
+            self.file(late.lease, now_ms, now_ms);
         }
         for lease in &silent {
             let counted = self.held.contains_key(&lease.session)

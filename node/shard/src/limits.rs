@@ -40,6 +40,9 @@ pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 160;
 /// Leases are filed by the time at which they are to be looked at, in steps of so many ms: an expiry is late by one
 /// step at most.
 pub const LEASE_BUCKET_MS: u64 = 250;
+/// A lease is looked at after so many ms at the latest, however long it is: what has ended is forgotten then, so that the
+/// table holds the leases given in five minutes, not those of a day.
+pub const LEASE_LOOK_MS: u64 = 300_000;
 /// Leases that may expire in a second even in a small shard; larger ones may lose 2 % a second.
 pub const EXPIRIES_PER_SECOND_MIN: u64 = 100;
 /// Silent workers are counted over so many ms by the breaker.
@@ -58,9 +61,10 @@ pub const PHASES_MAX: usize = 100_000;
 pub const PROPOSALS_MAX: usize = 1_024;
 /// Bytes of commands gathered for the next entry at which it is proposed without waiting: a disk write of some 100 µs.
 pub const ENTRY_BYTES_TARGET: usize = 256 << 10;
-/// Bytes of commands gathered at which callers are told to come back later.
+/// Bytes of commands gathered at which submitters are told to come back later; at twice as many leases are refused, at
+/// three times as many results.
 pub const BATCH_BYTES_MAX: usize = 8 << 20;
-/// Entries gathered and not yet proposed at which callers are told to come back later.
+/// Entries gathered and not yet proposed, with the same steps.
 pub const BATCHES_MAX: usize = 64;
 /// Appends of a leader not yet on disk, beyond which it gathers commands instead of proposing them.
 pub const UNPERSISTED_MAX: usize = 2;

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod check;
+mod frames;
 pub mod jobs;
 pub mod selector;
 pub mod workers;

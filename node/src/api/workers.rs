@@ -1,35 +1,41 @@
 //! Workers: one stream is one session. A frame may carry results, heartbeats and a lease request; what is ready at the
 //! same time goes back in one frame.
 
+use super::frames::{fault_of, merge, push_into, read, refusal, settle, split, tobekilled};
 use super::{check, invalid, status};
-use crate::directory::Counters;
 use crate::dispatch::{Ask, Cancel, Dispatcher};
-use crate::hints::WorkerWord;
-use crate::limits::RESULTS_BYTES_MAX;
 use crate::request::Fault;
 use crate::router::{Router, unknown};
-use crate::sessions::{PUSHES, Push, Sessions};
+use crate::sessions::{PUSHES, Push, STREAMS_MAX, Sessions};
 use futures::stream::{FuturesUnordered, StreamExt};
 use moso_proto::object::kind;
 use moso_proto::v1::{self, workers_server::Workers};
-use moso_proto::{Code, JobId, TaskId};
-use moso_queue::command::{Command, JobResult, Outcome, Reply, ResultStatus};
+use moso_proto::{Code, JobId, MESSAGE_BYTES_MAX, TaskId};
+use moso_queue::command::{Command, JobResult};
 use moso_queue::filter::WorkerOffer;
-use moso_queue::job::Report;
-use moso_queue::limits::{ERRORS_MAX, LEASE_JOBS_MAX, OUTPUT_BYTES_MAX, RESULTS_MAX, TAGS_MAX, TEXT_BYTES_MAX};
+use moso_queue::limits::{LEASE_JOBS_MAX, RESULTS_MAX, TAGS_MAX};
+use prost::Message as _;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Frames of a session under way; the stream is not read further meanwhile.
 const FRAMES_MAX: usize = 64;
-/// Frames waiting to be sent to a worker; a worker that does not read them is left alone until it does.
-const SEND_QUEUE: usize = 64;
+/// Bytes of frames of a session under way, beyond which the stream is not read further: what a worker that sends all it
+/// can may hold of the node's memory, with one frame more.
+const FRAMES_BYTES: usize = MESSAGE_BYTES_MAX / 2;
+/// Frames waiting to be sent to a worker; one that does not read them is left alone until it does. Each may hold the
+/// bodies of a lease.
+const SEND_QUEUE: usize = 4;
+/// Lease requests of a session that have begun or were replaced and not yet ended: one leases at a time.
+const LEASINGS_MAX: usize = 64;
+/// Time for the first frame of a stream.
+const HELLO_TIME: Duration = Duration::from_secs(20);
 /// Heartbeats of jobs in one frame.
 const BEATS_MAX: usize = 100_000;
 /// Longest wait of a lease request.
@@ -37,7 +43,33 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Queues in one lease request.
 const QUEUES_MAX: usize = 1_000;
 
+/// What a frame asks for.
 type Part = Pin<Box<dyn Future<Output = v1::NodeFrame> + Send>>;
+
+/// What is under way of a session.
+#[derive(Default)]
+struct UnderWay {
+    /// Each with the bytes of its frame.
+    parts: FuturesUnordered<Pin<Box<dyn Future<Output = (v1::NodeFrame, usize)> + Send>>>,
+    bytes: usize,
+}
+
+impl UnderWay {
+    fn push(&mut self, part: Part, bytes: usize) {
+        self.bytes += bytes;
+        self.parts.push(Box::pin(async move { (part.await, bytes) }));
+    }
+
+    async fn next(&mut self) -> Option<v1::NodeFrame> {
+        let (frame, bytes) = self.parts.next().await?;
+        self.bytes -= bytes;
+        Some(frame)
+    }
+
+    fn has_room(&self) -> bool {
+        self.parts.len() < FRAMES_MAX && self.bytes < FRAMES_BYTES
+    }
+}
 
 /// The service.
 #[derive(Clone)]
@@ -74,15 +106,25 @@ impl Workers for WorkersApi {
     }
 }
 
-/// A lease request under way.
+/// A lease request under way. Dropped, it ends, and what was leased is given back.
 struct Leasing {
     cancel: Arc<Cancel>,
     answer: oneshot::Receiver<v1::LeaseReply>,
+    dispatcher: Arc<Dispatcher>,
+    session: u64,
 }
 
 impl Drop for Leasing {
     fn drop(&mut self) {
         self.cancel.cancel();
+        // From now on the task finds nobody; what it left before must not be lost.
+        self.answer.close();
+        if let Ok(reply) = self.answer.try_recv()
+            && !reply.leases.is_empty()
+        {
+            let (dispatcher, session) = (self.dispatcher.clone(), self.session);
+            tokio::spawn(async move { dispatcher.undelivered(session, &reply.leases).await });
+        }
     }
 }
 
@@ -92,15 +134,24 @@ impl WorkersApi {
         inbound: &mut Streaming<v1::WorkerFrame>,
         send: &mpsc::Sender<Result<v1::NodeFrame, Status>>,
     ) -> Result<(), Fault> {
-        let Ok(Some(first)) = inbound.message().await else { return Ok(()) };
+        let Ok(Ok(Some(first))) = tokio::time::timeout(HELLO_TIME, inbound.message()).await else { return Ok(()) };
         let hello = first.hello.clone().ok_or_else(|| invalid("the first frame of a session must say hello"))?;
         if hello.session == 0 {
             return Err(invalid("the session number must not be zero"));
         }
         check::name("worker", &hello.worker)?;
         let (pushes, mut pushed) = mpsc::channel(PUSHES);
-        let ticket = self.sessions.open(hello.session, pushes);
-        let session = Session { api: self.clone(), number: hello.session, worker: hello.worker.as_str().into() };
+        let ticket = self.sessions.open(hello.session, pushes).ok_or_else(|| Fault {
+            retry_after_ms: 5_000,
+            ..Fault::new(Code::Busy, format!("this node has {STREAMS_MAX} sessions already: go to another"))
+        })?;
+        let session = Session {
+            api: self.clone(),
+            number: hello.session,
+            worker: hello.worker.as_str().into(),
+            one_lease: Arc::default(),
+            leasings: Arc::new(Semaphore::new(LEASINGS_MAX)),
+        };
         let result = session.run(first, inbound, &mut pushed, send).await;
         self.sessions.close(hello.session, ticket);
         result
@@ -112,6 +163,9 @@ struct Session {
     api: WorkersApi,
     number: u64,
     worker: Arc<str>,
+    /// Held by the lease request that is being answered: those that it replaces end before it begins.
+    one_lease: Arc<Mutex<()>>,
+    leasings: Arc<Semaphore>,
 }
 
 impl Session {
@@ -122,18 +176,17 @@ impl Session {
         pushed: &mut mpsc::Receiver<Push>,
         send: &mpsc::Sender<Result<v1::NodeFrame, Status>>,
     ) -> Result<(), Fault> {
-        let mut parts: FuturesUnordered<Part> = FuturesUnordered::new();
+        let mut parts = UnderWay::default();
         let mut leasing: Option<Leasing> = None;
         let mut reading = self.take(first, &mut parts, &mut leasing)?;
         loop {
             let mut out = v1::NodeFrame::default();
             let mut undelivered = Vec::new();
             tokio::select! {
-                frame = inbound.message(), if reading && parts.len() < FRAMES_MAX => match frame {
-                    Ok(Some(frame)) => {
-                        reading = self.take(frame, &mut parts, &mut leasing)?;
-                        continue;
-                    }
+                // The worker has gone; what is under way comes to its end by itself, or is repeated.
+                () = send.closed() => return Ok(()),
+                frame = inbound.message(), if reading && parts.has_room() => match frame {
+                    Ok(Some(frame)) => reading = self.take(frame, &mut parts, &mut leasing)?,
                     Ok(None) => reading = false,
                     Err(_) => return Ok(()),
                 },
@@ -163,7 +216,7 @@ impl Session {
                 self.api.dispatcher.undelivered(self.number, &undelivered).await;
                 return Ok(());
             }
-            if !reading && parts.is_empty() {
+            if !reading && parts.parts.is_empty() {
                 return Ok(());
             }
         }
@@ -173,14 +226,16 @@ impl Session {
     fn take(
         &self,
         frame: v1::WorkerFrame,
-        parts: &mut FuturesUnordered<Part>,
+        parts: &mut UnderWay,
         leasing: &mut Option<Leasing>,
     ) -> Result<bool, Fault> {
         if !frame.results.is_empty() {
-            parts.push(self.results(frame.results)?);
+            let bytes = frame.results.iter().map(prost::Message::encoded_len).sum();
+            parts.push(self.results(frame.results)?, bytes);
         }
         if let Some(heartbeat) = frame.heartbeat {
-            parts.push(self.heartbeat(heartbeat)?);
+            let bytes = heartbeat.encoded_len();
+            parts.push(self.heartbeat(heartbeat)?, bytes);
         }
         if let Some(request) = frame.lease {
             // A newer request replaces the one that waits.
@@ -188,10 +243,10 @@ impl Session {
             let id = request.request_id;
             if request.max_jobs == 0 {
                 let lease = Some(v1::LeaseReply { request_id: id, ..v1::LeaseReply::default() });
-                parts.push(Box::pin(std::future::ready(v1::NodeFrame { lease, ..v1::NodeFrame::default() })));
+                parts.push(Box::pin(std::future::ready(v1::NodeFrame { lease, ..v1::NodeFrame::default() })), 0);
                 return Ok(!frame.drained);
             }
-            *leasing = Some(self.lease(request));
+            *leasing = Some(self.lease(request)?);
         }
         if frame.drained {
             *leasing = None;
@@ -237,11 +292,20 @@ impl Session {
     }
 
     /// Leases in the background, so that what was leased is given back if nobody takes the answer.
-    fn lease(&self, request: v1::LeaseRequest) -> Leasing {
+    fn lease(&self, request: v1::LeaseRequest) -> Result<Leasing, Fault> {
+        let too_many = |_| Fault {
+            retry_after_ms: 1_000,
+            ..Fault::new(Code::Busy, format!("more than {LEASINGS_MAX} lease requests replace each other"))
+        };
+        let place = self.leasings.clone().try_acquire_owned().map_err(too_many)?;
         let (send, answer) = oneshot::channel();
         let cancel = Arc::new(Cancel::default());
         let (session, cancelled) = (self.clone(), cancel.clone());
         tokio::spawn(async move {
+            let (_place, _turn) = (place, session.one_lease.lock().await);
+            if send.is_closed() {
+                return;
+            }
             let (dispatcher, request_id) = (&session.api.dispatcher, request.request_id);
             let leased = match session.ask(request).await {
                 Ok(ask) => dispatcher.lease(&ask, &cancelled).await,
@@ -255,7 +319,7 @@ impl Session {
                 dispatcher.undelivered(session.number, &reply.leases).await;
             }
         });
-        Leasing { cancel, answer }
+        Ok(Leasing { cancel, answer, dispatcher: self.api.dispatcher.clone(), session: self.number })
     }
 
     fn heartbeat(&self, heartbeat: v1::Heartbeat) -> Result<Part, Fault> {
@@ -326,115 +390,11 @@ impl Session {
                 }
             });
             for (shard, ids, answer) in futures::future::join_all(sent).await {
-                settle(&router, shard, &ids, answer, &mut ack);
+                settle(&router.directory.counters, shard, &ids, answer, &mut ack);
             }
             v1::NodeFrame { results: Some(ack), ..v1::NodeFrame::default() }
         }))
     }
-}
-
-/// Cuts results so that each part makes a command of a bounded size.
-fn split(results: Vec<JobResult>) -> Vec<Vec<JobResult>> {
-    let size = |r: &JobResult| {
-        let report = r.report.as_ref();
-        64 + report
-            .map_or(0, |r| r.output.len() + r.errors.iter().map(|(a, _, b)| a.len() + b.len() + 8).sum::<usize>())
-    };
-    let mut parts: Vec<Vec<JobResult>> = Vec::new();
-    let mut bytes = 0;
-    for result in results {
-        let more = size(&result);
-        match parts.last_mut().filter(|_| bytes + more <= RESULTS_BYTES_MAX) {
-            Some(part) => {
-                part.push(result);
-                bytes += more;
-            }
-            None => {
-                parts.push(vec![result]);
-                bytes = more;
-            }
-        }
-    }
-    parts
-}
-
-/// Writes what became of a shard's results into the acknowledgement.
-fn settle(router: &Router, shard: u16, ids: &[(u64, u32)], answer: Result<Reply, Fault>, ack: &mut v1::ResultAck) {
-    let id = |seq: u64| moso_proto::ShardId(shard).id(seq);
-    let counters = &router.directory.counters;
-    match answer {
-        Ok(Reply::Results(statuses)) => {
-            for (&(seq, attempt), result) in ids.iter().zip(statuses) {
-                match result {
-                    ResultStatus::Accepted => ack.accepted.push(id(seq)),
-                    ResultStatus::Refused(code) => {
-                        Counters::add(&counters.refused, 1);
-                        ack.refused.push(refusal(id(seq), attempt, code, "nothing was changed"));
-                    }
-                }
-            }
-            Counters::add(&counters.accepted, ack.accepted.len() as u64);
-        }
-        Ok(other) => {
-            tracing::error!(shard, ?other, "results were answered with something else");
-            ack.retry.extend(ids.iter().map(|(seq, _)| id(*seq)));
-        }
-        Err(fault) if fault.code.is_retryable() => ack.retry.extend(ids.iter().map(|(seq, _)| id(*seq))),
-        Err(fault) => {
-            ack.refused.extend(ids.iter().map(|&(seq, attempt)| refusal(id(seq), attempt, fault.code, &fault.message)))
-        }
-    }
-}
-
-fn read(result: v1::JobResult) -> Result<JobResult, Fault> {
-    let outcome = match (v1::Outcome::try_from(result.outcome), result.no_retry) {
-        (Ok(v1::Outcome::Finished), _) => Outcome::Finished,
-        (Ok(v1::Outcome::Failed), false) => Outcome::Failed,
-        (Ok(v1::Outcome::Failed), true) => Outcome::FailedForGood,
-        (Ok(v1::Outcome::Released), _) => Outcome::Released,
-        (Ok(v1::Outcome::Cancelled), _) => Outcome::Cancelled,
-        _ => return Err(invalid("the outcome is not one of finished, failed, released, cancelled")),
-    };
-    if result.output.len() > OUTPUT_BYTES_MAX || result.errors.len() > ERRORS_MAX {
-        return Err(Fault::new(
-            Code::TooLarge,
-            format!("a result has at most {OUTPUT_BYTES_MAX} bytes of output and {ERRORS_MAX} errors"),
-        ));
-    }
-    let report = Report {
-        exit_code: result.exit_code,
-        errors: result
-            .errors
-            .into_iter()
-            .map(|e| {
-                let text = moso_queue::codec::cut(&e.text, TEXT_BYTES_MAX);
-                (moso_queue::codec::cut(&e.source, 64).into(), e.code, text.into())
-            })
-            .collect(),
-        output: result.output,
-        cpu_ms: result.cpu_ms,
-        memory_peak_kib: result.memory_peak_kib,
-        started_ms: result.started_ms,
-    };
-    let empty = report == Report::default();
-    Ok(JobResult {
-        seq: JobId(result.job_id).seq(),
-        attempt: result.attempt,
-        outcome,
-        report: (!empty).then(|| Box::new(report)),
-    })
-}
-
-fn refusal(job_id: u64, attempt: u32, code: Code, message: &str) -> v1::Refusal {
-    v1::Refusal { job_id, attempt, code: code.name().into(), message: message.into() }
-}
-
-fn fault_of(fault: &Fault) -> v1::Fault {
-    v1::Fault { code: fault.code.name().into(), message: fault.message.clone(), retry_after_ms: fault.retry_after_ms }
-}
-
-fn tobekilled(job_id: u64, attempt: u32) -> v1::JobCommand {
-    v1::JobCommand { job_id, attempt, command: v1::CommandKind::Tobekilled as i32 }
 }
 
 /// The answer of the lease request under way; never, if there is none.
@@ -445,38 +405,5 @@ async fn answer(leasing: &mut Option<Leasing>) -> v1::LeaseReply {
             Err(_) => std::future::pending().await,
         },
         None => std::future::pending().await,
-    }
-}
-
-fn merge(out: &mut v1::NodeFrame, part: v1::NodeFrame) {
-    out.commands.extend(part.commands);
-    if part.lease.is_some() {
-        out.lease = part.lease;
-    }
-    match (&mut out.results, part.results) {
-        (Some(all), Some(more)) => {
-            all.accepted.extend(more.accepted);
-            all.refused.extend(more.refused);
-            all.retry.extend(more.retry);
-        }
-        (all @ None, more) => *all = more,
-        (Some(_), None) => {}
-    }
-    match (&mut out.heartbeat, part.heartbeat) {
-        (Some(all), Some(more)) => {
-            all.seq = all.seq.max(more.seq);
-            all.lost.extend(more.lost);
-            all.unknown.extend(more.unknown);
-        }
-        (all @ None, more) => *all = more,
-        (Some(_), None) => {}
-    }
-}
-
-fn push_into(out: &mut v1::NodeFrame, push: Push) {
-    match push {
-        Push::Word(WorkerWord { job, attempt, gone: false, .. }) => out.commands.push(tobekilled(job, attempt)),
-        Push::Word(WorkerWord { job, .. }) => out.heartbeat.get_or_insert_default().lost.push(job),
-        Push::Drain => out.drain = true,
     }
 }

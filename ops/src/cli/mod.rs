@@ -78,7 +78,7 @@ enum Command {
     Hold(act::Hold),
     /// Release held jobs.
     Release(act::Release),
-    /// Give ended jobs further attempts.
+    /// Give jobs that have not ended further attempts, and end their wait for the next one.
     Retry(act::Retry),
     /// Change the priority of jobs.
     Priority(act::Priority),

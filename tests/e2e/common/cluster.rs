@@ -3,8 +3,8 @@
 use super::{DEADLINE, eventually};
 use moso::{LocalCluster, LocalOptions};
 use moso_client::proto::object::{Queue, Setting, kind};
-use moso_client::v1::{ActReply, ActRequest, JobSpec, JobView, ListRequest, Selector, SubmitReply, TaskSpec, TaskView};
 use moso_client::v1::act_request::Action;
+use moso_client::v1::{ActReply, ActRequest, JobSpec, JobView, ListRequest, Selector, SubmitReply, TaskSpec, TaskView};
 use moso_client::{Client, ClientOptions, Session, SessionOptions, Submission};
 use std::time::Duration;
 
@@ -125,8 +125,7 @@ impl Cluster {
     }
 
     async fn try_act(&self, selector: Selector, action: Action, dry_run: bool) -> ActReply {
-        let request =
-            ActRequest { selector: Some(selector), action: Some(action), dry_run, actor: "op".into() };
+        let request = ActRequest { selector: Some(selector), action: Some(action), dry_run, actor: "op".into() };
         self.client.act(request).await.unwrap()
     }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use tokio::task::JoinHandle;
 
 /// Submissions in flight.
-const SUBMITTERS: usize = 4;
+const SUBMITTERS: usize = 2;
 /// Worker processes played, each with [`SLOTS`] jobs at once.
 const WORKERS: usize = 3;
 const SLOTS: usize = 20;

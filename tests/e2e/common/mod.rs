@@ -10,7 +10,9 @@ mod program;
 pub use cluster::Cluster;
 pub use program::{Program, Run, program, run};
 
-use moso_client::v1::{ErrorPair, Heartbeat, JobResult, JobSpec, JobView, Lease, Outcome, RetryPolicy, TaskSpec, TaskView};
+use moso_client::v1::{
+    ErrorPair, Heartbeat, JobResult, JobSpec, JobView, Lease, Outcome, RetryPolicy, TaskSpec, TaskView,
+};
 use moso_client::{Code, Error, Session, Turn};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -36,21 +36,12 @@ fn main() -> ExitCode {
         None => (options.from, options.from + options.seeds),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = if options.threads == 0 {
-        cores
-    } else {
-        options.threads
-    };
+    let threads = if options.threads == 0 { cores } else { options.threads };
     let begin = Instant::now();
     let (next, failed) = (AtomicU64::new(from), AtomicU64::new(0));
     let sums: Vec<(Coverage, u64, u64, u64)> = std::thread::scope(|scope| {
-        let runners: Vec<_> = (0..threads)
-            .map(|_| scope.spawn(|| run(&options, &next, to, &failed)))
-            .collect();
-        runners
-            .into_iter()
-            .map(|runner| runner.join().expect("a runner catches panics of seeds"))
-            .collect()
+        let runners: Vec<_> = (0..threads).map(|_| scope.spawn(|| run(&options, &next, to, &failed))).collect();
+        runners.into_iter().map(|runner| runner.join().expect("a runner catches panics of seeds")).collect()
     });
     let mut coverage = Coverage::default();
     let (mut seeds, mut events, mut virtual_ms) = (0, 0, 0);
@@ -68,19 +59,10 @@ fn main() -> ExitCode {
     );
     let failed = failed.into_inner();
     println!("{failed} failures");
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run(
-    options: &Options,
-    next: &AtomicU64,
-    to: u64,
-    failed: &AtomicU64,
-) -> (Coverage, u64, u64, u64) {
+fn run(options: &Options, next: &AtomicU64, to: u64, failed: &AtomicU64) -> (Coverage, u64, u64, u64) {
     let mut sum = (Coverage::default(), 0, 0, 0);
     loop {
         let seed = next.fetch_add(1, Ordering::Relaxed);

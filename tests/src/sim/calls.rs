@@ -28,11 +28,7 @@ pub struct Calls<K> {
 impl<K> Calls<K> {
     /// None yet.
     pub fn new(client: usize) -> Calls<K> {
-        Calls {
-            client,
-            leaders: BTreeMap::new(),
-            open: BTreeMap::new(),
-        }
+        Calls { client, leaders: BTreeMap::new(), open: BTreeMap::new() }
     }
 
     /// Calls that wait.
@@ -41,14 +37,7 @@ impl<K> Calls<K> {
     }
 
     /// Sends a call to the shard's leader, as far as known.
-    pub fn send(
-        &mut self,
-        env: &mut Env,
-        history: &mut History,
-        shard: u16,
-        ask: Ask,
-        kept: K,
-    ) -> u64 {
+    pub fn send(&mut self, env: &mut Env, history: &mut History, shard: u16, ask: Ask, kept: K) -> u64 {
         let nodes = env.plan.nodes as u64;
         let known = self.leaders.get(&shard).copied();
         let node = match known {
@@ -59,38 +48,14 @@ impl<K> Calls<K> {
     }
 
     /// Sends a call to a node.
-    pub fn send_to(
-        &mut self,
-        env: &mut Env,
-        history: &mut History,
-        node: usize,
-        shard: u16,
-        ask: Ask,
-        kept: K,
-    ) -> u64 {
+    pub fn send_to(&mut self, env: &mut Env, history: &mut History, node: usize, shard: u16, ask: Ask, kept: K) -> u64 {
         let id = env.request_id();
         let what = name(&ask);
-        env.note(Note::Asked {
-            client: self.client,
-            request: id,
-            node,
-            shard,
-            what,
-        });
+        env.note(Note::Asked { client: self.client, request: id, node, shard, what });
         history.invoke(env, id, self.client, shard, what);
-        let open = Open {
-            kept,
-            shard,
-            node,
-            deadline_ms: env.now_ms + env.within(TIMEOUT_MS),
-        };
+        let open = Open { kept, shard, node, deadline_ms: env.now_ms + env.within(TIMEOUT_MS) };
         self.open.insert(id, open);
-        let request = Request {
-            id,
-            client: self.client,
-            shard,
-            ask,
-        };
+        let request = Request { id, client: self.client, shard, ask };
         if let Some(delay_ms) = client_delay(env, node) {
             env.after(delay_ms, Event::Request { to: node, request });
         }
@@ -98,13 +63,7 @@ impl<K> Calls<K> {
     }
 
     /// An answer has come; `None`: nobody waits for it any more.
-    pub fn answered(
-        &mut self,
-        env: &mut Env,
-        history: &mut History,
-        id: u64,
-        answer: &Answer,
-    ) -> Option<(K, u16)> {
+    pub fn answered(&mut self, env: &mut Env, history: &mut History, id: u64, answer: &Answer) -> Option<(K, u16)> {
         let open = self.open.remove(&id)?;
         match answer {
             Answer::NotLeader(Some(leader)) if *leader != open.node => {
@@ -130,12 +89,8 @@ impl<K> Calls<K> {
     /// Takes the calls that waited too long.
     pub fn timed_out(&mut self, env: &mut Env, history: &mut History) -> Vec<(K, u16)> {
         let now_ms = env.now_ms;
-        let late: Vec<u64> = self
-            .open
-            .iter()
-            .filter(|(_, open)| open.deadline_ms <= now_ms)
-            .map(|(id, _)| *id)
-            .collect();
+        let late: Vec<u64> =
+            self.open.iter().filter(|(_, open)| open.deadline_ms <= now_ms).map(|(id, _)| *id).collect();
         let mut out = Vec::new();
         for id in late {
             if let Some(open) = self.open.remove(&id) {

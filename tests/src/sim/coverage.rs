@@ -36,11 +36,7 @@ impl Coverage {
 
     /// Jobs that came to be in a state.
     pub fn entered(&self, state: JobState) -> u64 {
-        self.transitions
-            .iter()
-            .filter(|((_, to), _)| *to == state as u8)
-            .map(|(_, n)| n)
-            .sum()
+        self.transitions.iter().filter(|((_, to), _)| *to == state as u8).map(|(_, n)| n).sum()
     }
 
     /// Adds another run's.
@@ -64,9 +60,7 @@ impl fmt::Display for Coverage {
             let name = |number: u8| JobState::from_number(number).map_or("-", JobState::name);
             writeln!(f, "{n:>10}  {} > {}", name(*from), name(*to))?;
         }
-        let reached = (1..STATES as u8)
-            .filter(|state| self.transitions.keys().any(|(_, to)| to == state))
-            .count();
+        let reached = (1..STATES as u8).filter(|state| self.transitions.keys().any(|(_, to)| to == state)).count();
         writeln!(f, "{reached:>10}  states reached")
     }
 }

@@ -54,8 +54,7 @@ impl Env {
     /// Lets `event` happen in `delay_ms`, after what was planned for the same time before.
     pub fn after(&mut self, delay_ms: u64, event: Event) {
         self.sequence += 1;
-        self.queue
-            .insert((self.now_ms + delay_ms, self.sequence), event);
+        self.queue.insert((self.now_ms + delay_ms, self.sequence), event);
     }
 
     /// Moves time to the next event and returns it.

@@ -81,7 +81,12 @@ impl FaultKind {
 }
 
 /// Lets a fault happen, and plans its end. Returns whether many workers are to go silent.
-pub fn strike(env: &mut Env, nodes: &mut [Node], kind: FaultKind) -> Result<bool, super::watch::Violation> {
+pub fn strike(
+    env: &mut Env,
+    watch: &mut Watch,
+    nodes: &mut [Node],
+    kind: FaultKind,
+) -> Result<bool, super::watch::Violation> {
     env.cover.count(kind.name());
     let one = env.rng.random_range(0..nodes.len());
     match kind {
@@ -135,7 +140,7 @@ pub fn strike(env: &mut Env, nodes: &mut [Node], kind: FaultKind) -> Result<bool
             let shard = env.rng.random_range(1..=env.plan.shards);
             let to = env.rng.random_range(0..nodes.len());
             if let Some(leader) = leader(nodes, shard)
-                && nodes[leader].transfer(env, shard, to)
+                && nodes[leader].transfer(env, watch, shard, to)
             {
                 env.cover.count("transfers begun");
                 note(env, format!("shard {shard} from {leader} to {to}"));
@@ -190,8 +195,7 @@ fn note(env: &mut Env, text: String) {
 /// The node that leads a shard, as it thinks itself.
 pub fn leader(nodes: &[Node], shard: u16) -> Option<usize> {
     nodes.iter().position(|node| {
-        node.group(shard)
-            .is_some_and(|group| matches!(group.core().replica_ref().role(), Role::Leader { .. }))
+        node.group(shard).is_some_and(|group| matches!(group.core().replica_ref().role(), Role::Leader { .. }))
     })
 }
 
@@ -219,11 +223,7 @@ fn crash(env: &mut Env, nodes: &mut [Node], which: &[usize]) -> Check {
                 other.unreachable(env, node);
             }
         }
-        let down_ms = if env.once_in(4) {
-            env.within((3_000, 20_000))
-        } else {
-            env.within((50, 3_000))
-        };
+        let down_ms = if env.once_in(4) { env.within((3_000, 20_000)) } else { env.within((50, 3_000)) };
         env.after(down_ms, Event::Mend(Mend::Start(node)));
     }
     Ok(())
@@ -243,11 +243,7 @@ fn partition(env: &mut Env, nodes: &[Node], kind: FaultKind) {
         FaultKind::OneWay => {
             let mut links = Vec::new();
             for other in all.iter().copied().filter(|node| *node != victim) {
-                let outward = if all.len() > 1 && env.once_in(2) {
-                    (victim, other)
-                } else {
-                    (other, victim)
-                };
+                let outward = if all.len() > 1 && env.once_in(2) { (victim, other) } else { (other, victim) };
                 links.push(outward);
             }
             if env.once_in(2) {
@@ -259,11 +255,7 @@ fn partition(env: &mut Env, nodes: &[Node], kind: FaultKind) {
         FaultKind::Isolate => {
             from_clients.push(victim);
             let others: Vec<usize> = all.iter().copied().filter(|n| *n != victim).collect();
-            if env.once_in(2) {
-                apart(&[victim], &others)
-            } else {
-                Vec::new()
-            }
+            if env.once_in(2) { apart(&[victim], &others) } else { Vec::new() }
         }
         _ => apart(left, right),
     };

@@ -17,10 +17,13 @@ use moso_shard::core::{Answer as CoreAnswer, Core, CoreOutput, Shed};
 use moso_shard::limits::{ENTRY_BYTES_MAX, UNPERSISTED_MAX};
 use moso_shard::{ConfState, Durable, Message, MessageType, Position, Replica, ReplicaConfig, Role};
 use rand::Rng;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All invariants of a machine are checked once in so many turns that applied something.
 const CHECK_EVERY: u32 = 48;
+/// A request reaches the reactor within this time.
+const POPPED_MS: u64 = 4_000;
 /// Entries that can go at least when the log is cut.
 const CUT_ENTRIES_MIN: u64 = 8;
 
@@ -69,6 +72,8 @@ pub struct Group {
     gathering_ms: Option<u64>,
     /// Jobs claimed for leases in this leadership, and how many commands had touched each by then.
     claimed: BTreeMap<u64, u64>,
+    /// Jobs taken from the ready index and perhaps not yet at the reactor, with the time.
+    popped: BTreeMap<u64, u64>,
     serving: Option<u64>,
     flush_ms: u64,
     flushing: bool,
@@ -85,9 +90,7 @@ impl Group {
             invariant: "replica opens",
             detail: format!("node {node} shard {shard}: {what}"),
         };
-        let machine = records
-            .load(ShardId(shard))
-            .map_err(|error| damaged(error.to_string()))?;
+        let machine = records.load(ShardId(shard)).map_err(|error| damaged(error.to_string()))?;
         moso_queue::check::check(&machine).map_err(|what| Violation {
             invariant: "I7 state adds up",
             detail: format!("node {node} shard {shard}, loaded: {what}"),
@@ -95,10 +98,7 @@ impl Group {
         check_digest(around, shard, records.applied.index, &machine)?;
         let plan = &around.env.plan;
         let durable = Durable {
-            conf_state: ConfState {
-                voters: (0..plan.nodes).map(super::peer_of).collect(),
-                ..ConfState::default()
-            },
+            conf_state: ConfState { voters: (0..plan.nodes).map(super::peer_of).collect(), ..ConfState::default() },
             applied: records.applied.index,
             ..around.disk.durable(shard)
         };
@@ -115,22 +115,11 @@ impl Group {
             ..ReplicaConfig::new(shard, super::peer_of(node))
         };
         let (applied, last) = (durable.applied, durable.last_index);
-        let replica = Replica::open(config, durable, around.disk.reader(shard))
-            .map_err(|error| damaged(error.to_string()))?;
-        let core = Core::new(
-            replica,
-            machine,
-            records.applied,
-            plan.policy(),
-            plan.election_ms(),
-        );
-        around.watch.opened(node, shard);
-        around.env.note(Note::Start {
-            node,
-            shard,
-            applied,
-            last,
-        });
+        let replica =
+            Replica::open(config, durable, around.disk.reader(shard)).map_err(|error| damaged(error.to_string()))?;
+        let core = Core::new(replica, machine, records.applied, plan.policy(), plan.election_ms());
+        around.watch.opened(node, shard, around.env.now_ms);
+        around.env.note(Note::Start { node, shard, applied, last });
         let first_flush = around.env.plan.flush_ms;
         Ok(Group {
             shard,
@@ -144,6 +133,7 @@ impl Group {
             heard: BTreeMap::new(),
             gathering_ms: None,
             claimed: BTreeMap::new(),
+            popped: BTreeMap::new(),
             serving: None,
             flush_ms: around.mono_ms + around.env.within(first_flush),
             flushing: false,
@@ -192,10 +182,7 @@ impl Group {
                 env.note(refused);
             }
         }
-        let answers = matches!(
-            kind,
-            MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse
-        );
+        let answers = matches!(kind, MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse);
         if answers && term == self.core.replica_ref().term() {
             self.heard.insert(from, env.now_ms);
         }
@@ -203,45 +190,64 @@ impl Group {
     }
 
     /// What a node's thread does with a request before it reaches the reactor: takes jobs for a lease.
-    pub fn prepare(&self, env: &mut Env, request: &Request) -> Vec<Popped> {
+    pub fn prepare(&mut self, env: &mut Env, request: &Request) -> Result<Vec<Popped>, Violation> {
         let mut popped = Vec::new();
-        if let (Ask::Lease { queue, max, cores, .. }, Some(index)) =
-            (&request.ask, self.core.index())
-        {
-            let offer = WorkerOffer {
-                cores: *cores,
-                ..WorkerOffer::default()
-            };
-            let wanted = Wanted {
-                fits: &|class| offer.fits(class),
-                rank: &|share| share,
-                by_age: env.once_in(10),
-                max: *max,
-            };
-            index.pop(*queue, &wanted, &mut popped);
+        let (Ask::Lease { queue, max, cores, .. }, Some(index)) = (&request.ask, self.core.index()) else {
+            return Ok(popped);
+        };
+        let offer = WorkerOffer { cores: *cores, ..WorkerOffer::default() };
+        let by_age = env.once_in(10);
+        let wanted = Wanted { fits: &|class| offer.fits(class), rank: &|share| share, by_age, max: *max };
+        index.pop(*queue, &wanted, &mut popped);
+        if !by_age && env.once_in(4) {
+            self.check_order(env, *queue, &offer, &popped)?;
         }
-        popped
+        self.popped.retain(|_, ms| *ms + POPPED_MS > env.now_ms);
+        self.popped.extend(popped.iter().map(|popped| (popped.seq, env.now_ms)));
+        Ok(popped)
+    }
+
+    /// I11: no job is taken while one of a better share or priority waits that the worker fits.
+    fn check_order(&self, env: &mut Env, queue: u32, offer: &WorkerOffer, popped: &[Popped]) -> Check {
+        let machine = self.core.machine();
+        // Entries of jobs that have ended, or have another priority by now, are thrown away later.
+        let Some(worst) = popped
+            .iter()
+            .filter(|popped| self.claimable(popped))
+            .map(|popped| (machine.classes().get(popped.class).key.share, Reverse(popped.priority)))
+            .max()
+        else {
+            return Ok(());
+        };
+        env.cover.count("orders checked");
+        let taken: BTreeSet<u64> = popped.iter().map(|popped| popped.seq).collect();
+        let better = machine.jobs().from(0).find(|job| {
+            let key = &machine.classes().get(job.class).key;
+            job.state == JobState::Activated
+                && !job.reserved
+                && key.queue == queue
+                && (key.share, Reverse(job.priority)) < worst
+                && offer.fits(key)
+                && !taken.contains(&job.seq)
+                && !self.popped.contains_key(&job.seq)
+        });
+        ensure_that!("I11 priority", better.is_none(), "shard {}: {popped:?} were taken before {better:?}", self.shard);
+        Ok(())
     }
 
     /// Takes a request.
     pub fn take(&mut self, around: &mut Around<'_>, work: Work) -> Check {
         let Work { request, popped } = work;
-        let owed = Owed {
-            request: request.id,
-            client: request.client,
-        };
+        let owed = Owed { request: request.id, client: request.client };
         match request.ask {
             Ask::Command(bytes) => {
                 if let Err((shed, owed)) = self.core.command(&bytes, owed) {
                     self.shed(around, shed, owed);
                 }
             }
-            Ask::Lease {
-                session,
-                worker,
-                ttl_ms,
-                ..
-            } => self.lease(around, &popped, (session, &worker, ttl_ms), owed)?,
+            Ask::Lease { session, worker, ttl_ms, .. } => {
+                self.lease(around, &popped, (session, &worker, ttl_ms), owed)?
+            }
             Ask::Beat { session, beats } => self.beat(around, owed, session, &beats)?,
             Ask::Read => {
                 let (oracle, _) = around.watch.oracle_mut(self.shard);
@@ -300,13 +306,7 @@ impl Group {
         Ok(())
     }
 
-    fn beat(
-        &mut self,
-        around: &mut Around<'_>,
-        owed: Owed,
-        session: u64,
-        beats: &[(u64, u32, u8)],
-    ) -> Check {
+    fn beat(&mut self, around: &mut Around<'_>, owed: Owed, session: u64, beats: &[(u64, u32, u8)]) -> Check {
         let answer = self.core.heartbeat(session, beats, around.mono_ms);
         let Some(beaten) = answer else {
             let leader = self.leader();
@@ -314,6 +314,7 @@ impl Group {
             return Ok(());
         };
         let term = self.core.replica_ref().term();
+        around.watch.check_sure(around.env, self.shard, term)?;
         let awake_ms = around.watch.awake_ms(around.node, around.env.now_ms);
         let (oracle, leaders) = around.watch.oracle_mut(self.shard);
         for &(seq, attempt, _) in beats {
@@ -372,10 +373,7 @@ impl Group {
 
     /// Hands the leadership to another node.
     pub fn transfer(&mut self, to: usize) -> bool {
-        self.core
-            .replica()
-            .transfer_leader(super::peer_of(to))
-            .is_ok()
+        self.core.replica().transfer_leader(super::peer_of(to)).is_ok()
     }
 
     /// Says that messages to a node are lost.
@@ -391,24 +389,15 @@ impl Group {
         if let Some(own) = own {
             self.matched = self.matched.max(own);
         }
-        let cut = durable
-            .min(self.matched)
-            .saturating_sub(around.env.plan.keep_entries);
+        let cut = durable.min(self.matched).saturating_sub(around.env.plan.keep_entries);
         if cut >= self.core.replica_ref().first_index() + CUT_ENTRIES_MIN {
             let entry = around.disk.with(self.shard, |log| log.entry(cut));
             if let Some(entry) = entry {
                 self.core.replica().truncate_to(cut, durable);
-                let position = Position {
-                    term: entry.term,
-                    index: cut,
-                };
+                let position = Position { term: entry.term, index: cut };
                 around.disk.truncate(self.shard, position);
                 around.env.cover.count("logs cut");
-                around.env.note(Note::Cut {
-                    node: around.node,
-                    shard: self.shard,
-                    index: cut,
-                });
+                around.env.note(Note::Cut { node: around.node, shard: self.shard, index: cut });
             }
         }
         own
@@ -437,17 +426,8 @@ impl Group {
         }
         for append in out.appends.drain(..) {
             self.check_append(around, &append)?;
-            let task = LogTask {
-                shard: self.shard,
-                append,
-            };
-            around.writer.hand(
-                around.env,
-                around.disk,
-                around.node,
-                around.incarnation,
-                task,
-            );
+            let task = LogTask { shard: self.shard, append };
+            around.writer.hand(around.env, around.disk, around.node, around.incarnation, task);
         }
         if !waits {
             self.gathering_ms = None;
@@ -462,11 +442,7 @@ impl Group {
         }
         self.serve_reads(around, &mut out)?;
         for signal in out.signals.drain(..) {
-            around.env.cover.count(if signal.gone {
-                "signals: gone"
-            } else {
-                "signals: kill"
-            });
+            around.env.cover.count(if signal.gone { "signals: gone" } else { "signals: kill" });
         }
         self.out = out;
         Ok(())
@@ -534,14 +510,9 @@ impl Group {
         let disk = &mut *around.disk;
         // A replica campaigns only once its whole log is on disk.
         let first = replica.first_index();
-        let written =
-            |index, term| index < first || disk.term(self.shard, index) == Some(term);
-        around
-            .watch
-            .role(around.env, around.node, self.shard, role, written)?;
-        around
-            .watch
-            .committed(around.node, self.shard, replica.committed_index())?;
+        let written = |index, term| index < first || disk.term(self.shard, index) == Some(term);
+        around.watch.role(around.env, around.node, self.shard, role, written)?;
+        around.watch.committed(around.node, self.shard, replica.committed_index())?;
         let serving = self.core.serves().then_some(replica.term());
         if serving != self.serving {
             self.serving = serving;
@@ -549,11 +520,7 @@ impl Group {
             self.heard.clear();
             if let Some(term) = serving {
                 let node = around.node;
-                around.env.note(Note::Serves {
-                    node,
-                    shard: self.shard,
-                    term,
-                });
+                around.env.note(Note::Serves { node, shard: self.shard, term });
                 around.env.cover.count("raft: leaderships that served");
                 let awake_ms = around.watch.awake_ms(node, around.env.now_ms);
                 let serving = Serving { node, awake_ms };
@@ -670,23 +637,13 @@ pub fn check_machine(node: usize, shard: u16, machine: &moso_queue::Machine) -> 
 }
 
 /// I8: replicas with equal applied index have equal state.
-fn check_digest(
-    around: &mut Around<'_>,
-    shard: u16,
-    index: u64,
-    machine: &moso_queue::Machine,
-) -> Check {
+fn check_digest(around: &mut Around<'_>, shard: u16, index: u64, machine: &moso_queue::Machine) -> Check {
     let Some(expected) = around.watch.oracle(shard).digest(index) else {
         return Ok(());
     };
     let digest = machine.digest();
     around.env.cover.count("digests compared");
-    around.env.note(Note::Applied {
-        node: around.node,
-        shard,
-        index,
-        digest,
-    });
+    around.env.note(Note::Applied { node: around.node, shard, index, digest });
     ensure_that!(
         "I8 equal digests",
         digest == expected,
@@ -698,23 +655,13 @@ fn check_digest(
 
 /// Sends an answer to a client.
 fn reply(around: &mut Around<'_>, owed: Owed, answer: Answer) {
-    send_answer(
-        around.env,
-        around.node,
-        owed.client,
-        owed.request,
-        answer,
-    );
+    send_answer(around.env, around.node, owed.client, owed.request, answer);
 }
 
 /// Sends an answer to a client.
 pub fn send_answer(env: &mut Env, node: usize, client: usize, request: u64, answer: Answer) {
     if let Some(delay_ms) = network::client_delay(env, node) {
-        let event = Event::Answer {
-            client,
-            request,
-            answer,
-        };
+        let event = Event::Answer { client, request, answer };
         env.after(delay_ms, event);
     }
 }

@@ -5,6 +5,7 @@ use super::watch::{Check, Watch};
 use crate::ensure_that;
 use moso_proto::JobState;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// How a call ended for its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,17 @@ pub struct Call {
     pub invoked_ms: u64,
     /// When it ended, and how.
     pub ended: Option<(u64, Ended)>,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Call { client, what, shard, invoked_ms, ended } = self;
+        write!(f, "client {client} asks shard {shard} for a {what} at {invoked_ms} ms: ")?;
+        match ended {
+            Some((ms, ended)) => write!(f, "{ended:?} at {ms} ms"),
+            None => write!(f, "waits"),
+        }
+    }
 }
 
 /// A submission that was acknowledged.
@@ -72,21 +84,8 @@ pub struct History {
 
 impl History {
     /// A call is sent.
-    pub fn invoke(
-        &mut self,
-        env: &Env,
-        request: u64,
-        client: usize,
-        shard: u16,
-        what: &'static str,
-    ) {
-        let call = Call {
-            client,
-            what,
-            shard,
-            invoked_ms: env.now_ms,
-            ended: None,
-        };
+    pub fn invoke(&mut self, env: &Env, request: u64, client: usize, shard: u16, what: &'static str) {
+        let call = Call { client, what, shard, invoked_ms: env.now_ms, ended: None };
         self.calls.insert(request, call);
     }
 
@@ -108,6 +107,12 @@ impl History {
     /// All calls by request.
     pub fn calls(&self) -> &BTreeMap<u64, Call> {
         &self.calls
+    }
+
+    /// The newest calls, a line each.
+    pub fn newest(&self, max: usize) -> String {
+        let from = self.calls.len().saturating_sub(max);
+        self.calls.iter().skip(from).map(|(request, call)| format!("request {request}: {call}\n")).collect()
     }
 
     /// A submission was acknowledged: it is committed.

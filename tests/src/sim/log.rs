@@ -5,9 +5,7 @@ use super::trace::Note;
 use super::watch::{Check, Violation};
 use super::{env::Env, network};
 use bytes::Bytes;
-use moso_shard::{
-    Append, Durable, Entry, HardState, LogReader, Message, MessageType, Position, wire,
-};
+use moso_shard::{Append, Durable, Entry, HardState, LogReader, Message, MessageType, Position, wire};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -112,11 +110,6 @@ impl Disk {
         Box::new(Reader(self.shard(shard).clone()))
     }
 
-    /// Index of the last entry on disk.
-    pub fn last_index(&mut self, shard: u16) -> u64 {
-        self.with(shard, ShardLog::last_index)
-    }
-
     /// The term of an entry on disk.
     pub fn term(&self, shard: u16, index: u64) -> Option<u64> {
         let log = self.shards.get(&shard)?.lock().expect("one thread");
@@ -192,14 +185,7 @@ pub struct LogWriter {
 
 impl LogWriter {
     /// Hands an append over.
-    pub fn hand(
-        &mut self,
-        env: &mut Env,
-        disk: &Disk,
-        node: usize,
-        incarnation: u32,
-        task: LogTask,
-    ) {
+    pub fn hand(&mut self, env: &mut Env, disk: &Disk, node: usize, incarnation: u32, task: LogTask) {
         self.waiting.push_back(task);
         if self.writing.is_empty() {
             self.start(env, disk, node, incarnation);
@@ -231,10 +217,7 @@ impl LogWriter {
         incarnation: u32,
     ) -> Result<Vec<(u16, u64)>, Violation> {
         let tasks = std::mem::take(&mut self.writing);
-        env.note(Note::Synced {
-            node,
-            tasks: tasks.len(),
-        });
+        env.note(Note::Synced { node, tasks: tasks.len() });
         for task in &tasks {
             disk.write(task)?;
         }

@@ -66,6 +66,7 @@ pub struct Failure {
     violation: Violation,
     plan: String,
     tail: String,
+    calls: String,
 }
 
 impl Failure {
@@ -76,23 +77,16 @@ impl Failure {
 
     /// In a line.
     pub fn summary(&self) -> String {
-        format!(
-            "seed {}: {}: {}",
-            self.seed, self.violation.invariant, self.violation.detail
-        )
+        format!("seed {}: {}: {}", self.seed, self.violation.invariant, self.violation.detail)
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.tail)?;
+        writeln!(f, "{}\n{}", self.tail, self.calls)?;
         writeln!(f, "plan: {}", self.plan)?;
         writeln!(f, "{}", self.summary())?;
-        write!(
-            f,
-            "again: cargo run --release -p moso-tests --bin simulate -- --seed {} --verbose",
-            self.seed
-        )
+        write!(f, "again: cargo run --release -p moso-tests --bin simulate -- --seed {} --verbose", self.seed)
     }
 }
 
@@ -120,6 +114,7 @@ pub fn run(seed: u64, verbose: bool) -> Outcome {
             violation,
             plan,
             tail: env.trace.tail(),
+            calls: world.history.newest(20),
         }),
     }
 }

@@ -37,10 +37,8 @@ impl Network {
     pub fn cut(&mut self, links: &[(usize, usize)], from_clients: &[usize]) -> u64 {
         self.next_fault += 1;
         let fault = self.next_fault;
-        self.cuts
-            .extend(links.iter().map(|&(from, to)| (fault, from, to)));
-        self.client_cuts
-            .extend(from_clients.iter().map(|&node| (fault, node)));
+        self.cuts.extend(links.iter().map(|&(from, to)| (fault, from, to)));
+        self.client_cuts.extend(from_clients.iter().map(|&node| (fault, node)));
         fault
     }
 
@@ -117,9 +115,5 @@ fn delay(env: &mut Env) -> u64 {
     let span = env.plan.network.delay_ms;
     let slow = env.plan.network.slow;
     let delay_ms = env.within(span);
-    if env.chance(slow) {
-        (delay_ms + 1) * 20
-    } else {
-        delay_ms
-    }
+    if env.chance(slow) { (delay_ms + 1) * 20 } else { delay_ms }
 }

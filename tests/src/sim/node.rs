@@ -58,9 +58,7 @@ impl Node {
         Node {
             node,
             disk: Disk::default(),
-            states: (1..=env.plan.shards)
-                .map(|shard| (shard, StateStore::default()))
-                .collect(),
+            states: (1..=env.plan.shards).map(|shard| (shard, StateStore::default())).collect(),
             process: None,
             incarnation: 0,
             started_ms: 0,
@@ -156,11 +154,7 @@ impl Node {
         self.paused_until_ms = None;
         let (survived, lost) = process.writer.crash(env, &mut self.disk)?;
         self.states.values_mut().for_each(StateStore::crash);
-        env.note(Note::Crash {
-            node: self.node,
-            survived,
-            lost,
-        });
+        env.note(Note::Crash { node: self.node, survived, lost });
         Ok(())
     }
 
@@ -195,11 +189,7 @@ impl Node {
         let planned_ms = env.now_ms + delay_ms;
         if planned_ms < process.planned_ms {
             process.planned_ms = planned_ms;
-            let event = Event::Reactor {
-                node: self.node,
-                incarnation: self.incarnation,
-                planned_ms,
-            };
+            let event = Event::Reactor { node: self.node, incarnation: self.incarnation, planned_ms };
             env.after(delay_ms, event);
         }
     }
@@ -254,9 +244,7 @@ impl Node {
         let Some(process) = &mut self.process else {
             return Ok(());
         };
-        let numbers = process
-            .writer
-            .synced(env, &mut self.disk, self.node, incarnation)?;
+        let numbers = process.writer.synced(env, &mut self.disk, self.node, incarnation)?;
         process.persisted.extend(numbers);
         self.wake(env);
         Ok(())
@@ -285,36 +273,29 @@ impl Node {
     }
 
     /// A client's request arrives: a thread of the node looks at it, and hands it to the reactor, soon or late.
-    pub fn request(&mut self, env: &mut Env, request: Request) {
+    pub fn request(&mut self, env: &mut Env, request: Request) -> Check {
         if self.is_paused() {
             // Nobody accepts it; the client will give up.
-            return;
+            return Ok(());
         }
         let Some(process) = &mut self.process else {
             send_answer(env, self.node, request.client, request.id, Answer::Down);
-            return;
+            return Ok(());
         };
-        let Some(group) = process.groups.get(&request.shard) else {
-            return;
+        let Some(group) = process.groups.get_mut(&request.shard) else {
+            return Ok(());
         };
-        let popped = group.prepare(env, &request);
+        let popped = group.prepare(env, &request)?;
         if matches!(request.ask, Ask::Lease { .. }) && popped.is_empty() && group.core().serves() {
             let none = moso_queue::command::Reply::Leased(Vec::new());
             let answer = Answer::Reply(none);
             send_answer(env, self.node, request.client, request.id, answer);
-            return;
+            return Ok(());
         }
-        let delay_ms = if !env.calm && env.once_in(50) {
-            env.within((1, 3_000))
-        } else {
-            0
-        };
-        let event = Event::Work {
-            node: self.node,
-            incarnation: self.incarnation,
-            work: Work { request, popped },
-        };
+        let delay_ms = if !env.calm && env.once_in(50) { env.within((1, 3_000)) } else { 0 };
+        let event = Event::Work { node: self.node, incarnation: self.incarnation, work: Work { request, popped } };
         env.after(delay_ms, event);
+        Ok(())
     }
 
     /// A prepared request reaches the reactor.
@@ -329,24 +310,19 @@ impl Node {
     }
 
     /// Hands a shard's leadership to another node.
-    pub fn transfer(&mut self, env: &mut Env, shard: u16, to: usize) -> bool {
+    pub fn transfer(&mut self, env: &mut Env, watch: &mut Watch, shard: u16, to: usize) -> bool {
         let process = self.process.as_mut();
         let group = process.and_then(|process| process.groups.get_mut(&shard));
         let begun = group.is_some_and(|group| group.transfer(to));
         if begun {
+            watch.disturbed(env.now_ms);
             self.wake(env);
         }
         begun
     }
 
     /// The reactor runs: takes mail and requests, ticks, lets its shards take their turns.
-    pub fn run(
-        &mut self,
-        env: &mut Env,
-        watch: &mut Watch,
-        incarnation: u32,
-        planned_ms: u64,
-    ) -> Check {
+    pub fn run(&mut self, env: &mut Env, watch: &mut Watch, incarnation: u32, planned_ms: u64) -> Check {
         if incarnation != self.incarnation || self.is_paused() {
             return Ok(());
         }
@@ -358,27 +334,9 @@ impl Node {
             return Ok(());
         }
         process.planned_ms = u64::MAX;
-        let Process {
-            groups,
-            writer,
-            messages,
-            persisted,
-            flushed,
-            work,
-            unreachable,
-            next_tick_ms,
-            ..
-        } = process;
-        let mut around = Around {
-            env,
-            watch,
-            disk: &mut self.disk,
-            writer,
-            node: self.node,
-            incarnation,
-            mono_ms,
-            wall_ms,
-        };
+        let Process { groups, writer, messages, persisted, flushed, work, unreachable, next_tick_ms, .. } = process;
+        let mut around =
+            Around { env, watch, disk: &mut self.disk, writer, node: self.node, incarnation, mono_ms, wall_ms };
         for (shard, number) in persisted.drain(..) {
             groups.get_mut(&shard).expect("shards are fixed").persisted(number);
         }

@@ -24,10 +24,7 @@ pub struct Operator {
 impl Operator {
     /// An operator.
     pub fn new(client: usize) -> Operator {
-        Operator {
-            client,
-            calls: Calls::new(client),
-        }
+        Operator { client, calls: Calls::new(client) }
     }
 
     /// Takes the next step.
@@ -43,8 +40,7 @@ impl Operator {
         } else {
             draw(env, history)
         };
-        let Some((shard, action, targets)) = drawn.filter(|(_, _, targets)| !targets.is_empty())
-        else {
+        let Some((shard, action, targets)) = drawn.filter(|(_, _, targets)| !targets.is_empty()) else {
             return;
         };
         // Thinks better of it at once: the ready index then has two entries of a job.
@@ -69,20 +65,10 @@ impl Operator {
     }
 
     /// Takes an answer.
-    pub fn answer(
-        &mut self,
-        env: &mut Env,
-        history: &mut History,
-        id: u64,
-        answer: Answer,
-    ) -> Check {
+    pub fn answer(&mut self, env: &mut Env, history: &mut History, id: u64, answer: Answer) -> Check {
         self.calls.answered(env, history, id, &answer);
         if let Answer::Reply(reply) = answer {
-            ensure_that!(
-                "reply fits command",
-                matches!(reply, Reply::Acted { .. }),
-                "{reply:?}"
-            );
+            ensure_that!("reply fits command", matches!(reply, Reply::Acted { .. }), "{reply:?}");
         }
         Ok(())
     }
@@ -95,10 +81,7 @@ fn held(watch: &Watch, shard: u16) -> Vec<Target> {
     let jobs = jobs.filter(|job| job.state == JobState::Throttled);
     let rests = machine.tasks_from(0);
     let rests = rests.filter(|task| task.rest_state == JobState::Throttled);
-    jobs.map(|job| Target::Job(job.seq))
-        .chain(rests.map(|task| Target::Rest(task.seq)))
-        .take(1_000)
-        .collect()
+    jobs.map(|job| Target::Job(job.seq)).chain(rests.map(|task| Target::Rest(task.seq))).take(1_000).collect()
 }
 
 /// An action on some jobs of one acknowledged task.

@@ -122,18 +122,14 @@ impl Oracle {
 
     /// Whether the session holds the job under this attempt, as far as is committed.
     pub fn holds(&self, session: u64, seq: u64, attempt: u32) -> bool {
-        self.machine.job(seq).is_some_and(|job| {
-            job.state.is_leased() && job.session == session && job.attempt == attempt
-        })
+        self.machine
+            .job(seq)
+            .is_some_and(|job| job.state.is_leased() && job.session == session && job.attempt == attempt)
     }
 
     /// A leader of this term acknowledged a heartbeat of the job.
     pub fn heard(&mut self, seq: u64, attempt: u32, term: u64, awake_ms: u64) {
-        let alive = Alive {
-            term,
-            attempt,
-            awake_ms,
-        };
+        let alive = Alive { term, attempt, awake_ms };
         self.alive.insert(seq, alive);
     }
 
@@ -171,13 +167,7 @@ impl Oracle {
         Ok(())
     }
 
-    fn apply(
-        &mut self,
-        env: &mut Env,
-        leaders: &Leaderships<'_>,
-        position: Position,
-        entry: Bytes,
-    ) -> Check {
+    fn apply(&mut self, env: &mut Env, leaders: &Leaderships<'_>, position: Position, entry: Bytes) -> Check {
         let Ok((time_ms, commands)) = moso_queue::command::read_entry(entry) else {
             return Violation::new("entry readable", format!("{position:?}"));
         };
@@ -193,12 +183,8 @@ impl Oracle {
             let mut builder = EntryBuilder::default();
             builder.push(&bytes);
             let (mut effects, mut replies) = (Effects::default(), Vec::new());
-            let applied =
-                self.machine
-                    .apply(builder.finish(time_ms), &mut effects, &mut replies);
-            let (Ok(()), Ok(command), Some(reply)) =
-                (applied, Command::decode(bytes), replies.pop())
-            else {
+            let applied = self.machine.apply(builder.finish(time_ms), &mut effects, &mut replies);
+            let (Ok(()), Ok(command), Some(reply)) = (applied, Command::decode(bytes), replies.pop()) else {
                 return Violation::new("command readable", format!("{position:?}"));
             };
             env.cover.count(command_name(&command));
@@ -209,16 +195,15 @@ impl Oracle {
                 command: command_line(&command),
                 reply: format!("{reply:?}"),
             });
-            self.check(env, leaders, position, &command, &reply, &effects)
-                .map_err(|violation| Violation {
-                    detail: format!(
-                        "shard {} at {position:?}, {}: {}",
-                        self.shard,
-                        command_line(&command),
-                        violation.detail
-                    ),
-                    ..violation
-                })?;
+            self.check(env, leaders, position, &command, &reply, &effects).map_err(|violation| Violation {
+                detail: format!(
+                    "shard {} at {position:?}, {}: {}",
+                    self.shard,
+                    command_line(&command),
+                    violation.detail
+                ),
+                ..violation
+            })?;
         }
         Ok(())
     }
@@ -247,11 +232,7 @@ impl Oracle {
                 }
             }
             (Command::Results { session, results }, Reply::Results(statuses)) => {
-                ensure_that!(
-                    "one status per result",
-                    results.len() == statuses.len(),
-                    "{reply:?}"
-                );
+                ensure_that!("one status per result", results.len() == statuses.len(), "{reply:?}");
                 for (result, status) in results.iter().zip(statuses) {
                     self.check_result(env, command, (*session, result), *status, effects)?;
                 }
@@ -263,10 +244,7 @@ impl Oracle {
             }
             (Command::Act { .. }, Reply::Acted { .. })
             | (
-                Command::Phase { .. }
-                | Command::Wake { .. }
-                | Command::TimeOut { .. }
-                | Command::Prune { .. },
+                Command::Phase { .. } | Command::Wake { .. } | Command::TimeOut { .. } | Command::Prune { .. },
                 Reply::Done,
             )
             | (_, Reply::Refused(_)) => {}
@@ -277,13 +255,7 @@ impl Oracle {
     }
 
     /// I2: what is committed was submitted, and a submission makes one task.
-    fn check_submitted(
-        &mut self,
-        id: [u8; 16],
-        content: u64,
-        task: (u64, u32),
-        repeated: bool,
-    ) -> Check {
+    fn check_submitted(&mut self, id: [u8; 16], content: u64, task: (u64, u32), repeated: bool) -> Check {
         let invoked = self.invoked.get(&id);
         ensure_that!(
             "I2 no phantom",
@@ -291,13 +263,7 @@ impl Oracle {
             "nobody submitted {id:02x?}"
         );
         let known = *self.submissions.entry(id).or_insert(task);
-        ensure_that!(
-            "I2 one task per submission",
-            known == task,
-            "it made task {} and then {}",
-            known.0,
-            task.0
-        );
+        ensure_that!("I2 one task per submission", known == task, "it made task {} and then {}", known.0, task.0);
         ensure_that!(
             "I2 one task per submission",
             repeated || self.machine.task(task.0).is_some(),
@@ -312,11 +278,7 @@ impl Oracle {
         for &(seq, attempt) in leased {
             let known = self.jobs.get(&seq);
             let (last, state) = known.map_or((0, None), |k| (k.attempt, Some(k.state)));
-            ensure_that!(
-                "I5 attempts rise by one",
-                attempt == last + 1,
-                "job {seq}: attempt {attempt} after {last}"
-            );
+            ensure_that!("I5 attempts rise by one", attempt == last + 1, "job {seq}: attempt {attempt} after {last}");
             ensure_that!(
                 "I6 one lease per job",
                 state.is_none_or(|state| state == JobState::Activated),
@@ -355,22 +317,14 @@ impl Oracle {
             known.attempt == result.attempt && known.session == session,
             "{result:?} of session {session:x} was accepted, but the job is {known:?}"
         );
-        ensure_that!(
-            "I3 ended once",
-            !known.state.is_final(),
-            "{result:?} was accepted, but the job has ended"
-        );
+        ensure_that!("I3 ended once", !known.state.is_final(), "{result:?} was accepted, but the job has ended");
         if !known.state.is_leased() {
             env.cover.count("results accepted late");
         }
         let finished = result.outcome == Outcome::Finished;
         let mut ends = effects.ended_jobs.iter();
         let end = ends.find(|(seq, _, _)| *seq == result.seq);
-        ensure_that!(
-            "accepted success ends the job",
-            !finished || end.is_some(),
-            "{result:?}"
-        );
+        ensure_that!("accepted success ends the job", !finished || end.is_some(), "{result:?}");
         if let Some((_, _, record)) = end {
             // A second result in the same command meets an ended job.
             let job = EndedJob::decode(result.seq, record.clone().into());
@@ -385,14 +339,7 @@ impl Oracle {
 
     /// I9: no lease ends while its leader could hear the worker and did so within nine tenths of the lease time; a new
     /// leader grants a full term.
-    fn check_expired(
-        &mut self,
-        env: &mut Env,
-        leaders: &Leaderships<'_>,
-        term: u64,
-        seq: u64,
-        attempt: u32,
-    ) -> Check {
+    fn check_expired(&mut self, env: &mut Env, leaders: &Leaderships<'_>, term: u64, seq: u64, attempt: u32) -> Check {
         let Some(known) = self.jobs.get(&seq) else {
             return Ok(());
         };
@@ -437,9 +384,7 @@ impl Oracle {
         let alive = self.alive.get(&seq);
         let alive = alive.filter(|alive| (alive.attempt, alive.term) == (attempt, term));
         let since_ms = alive.map_or(serving.awake_ms, |alive| alive.awake_ms);
-        let silent_ms = leaders
-            .awake_ms(serving.node, env.now_ms)
-            .saturating_sub(since_ms.max(serving.awake_ms));
+        let silent_ms = leaders.awake_ms(serving.node, env.now_ms).saturating_sub(since_ms.max(serving.awake_ms));
         ensure_that!(
             invariant,
             silent_ms >= u64::from(ttl_ms) * KEPT_PERCENT / 100,
@@ -474,13 +419,7 @@ impl Oracle {
                 self.step(env, command, *seq, before, state)?;
             }
             self.alive.remove(seq);
-            let known = self.jobs.entry(*seq).or_insert(Known {
-                state,
-                attempt,
-                session: 0,
-                ttl_ms: 0,
-                touched: 0,
-            });
+            let known = self.jobs.entry(*seq).or_insert(Known { state, attempt, session: 0, ttl_ms: 0, touched: 0 });
             known.state = state;
         }
         Ok(())
@@ -491,11 +430,7 @@ impl Oracle {
         let touched: BTreeSet<u64> = effects.jobs.iter().copied().collect();
         for seq in touched {
             let Some(job) = self.machine.job(seq) else {
-                ensure_that!(
-                    "I1 no job lost",
-                    self.ended.contains_key(&seq),
-                    "job {seq} is gone without a record"
-                );
+                ensure_that!("I1 no job lost", self.ended.contains_key(&seq), "job {seq} is gone without a record");
                 continue;
             };
             let (state, attempt, session) = (job.state, job.attempt, job.session);
@@ -506,11 +441,7 @@ impl Oracle {
                     (before.attempt, before.session) == (attempt, session),
                     "job {seq} was {before:?} and is {job:?}"
                 );
-                ensure_that!(
-                    "I3 ended once",
-                    !before.state.is_final(),
-                    "job {seq} lives again"
-                );
+                ensure_that!("I3 ended once", !before.state.is_final(), "job {seq} lives again");
             }
             let ttl_ms = job.ttl_ms;
             let touched = before.as_ref().map_or(0, |known| known.touched) + 1;
@@ -518,32 +449,15 @@ impl Oracle {
             if from != Some(state) {
                 self.step(env, command, seq, from, state)?;
             }
-            let known = Known {
-                state,
-                attempt,
-                session,
-                ttl_ms,
-                touched,
-            };
+            let known = Known { state, attempt, session, ttl_ms, touched };
             self.jobs.insert(seq, known);
         }
         Ok(())
     }
 
-    fn step(
-        &self,
-        env: &mut Env,
-        command: &Command,
-        seq: u64,
-        from: Option<JobState>,
-        to: JobState,
-    ) -> Check {
+    fn step(&self, env: &mut Env, command: &Command, seq: u64, from: Option<JobState>, to: JobState) -> Check {
         env.cover.transition(from, to);
-        ensure_that!(
-            "transition allowed",
-            rules::allowed(command, from, to),
-            "job {seq}: {from:?} to {to}"
-        );
+        ensure_that!("transition allowed", rules::allowed(command, from, to), "job {seq}: {from:?} to {to}");
         Ok(())
     }
 }

@@ -120,10 +120,7 @@ impl Plan {
     /// Draws a plan.
     pub fn draw(rng: &mut SmallRng) -> Plan {
         let nodes = *[1, 3, 3, 3, 3, 3, 3, 3, 3, 5].choose(rng).expect("not empty");
-        let faults: Vec<FaultKind> = FaultKind::ALL
-            .into_iter()
-            .filter(|_| rng.random_bool(0.4))
-            .collect();
+        let faults: Vec<FaultKind> = FaultKind::ALL.into_iter().filter(|_| rng.random_bool(0.4)).collect();
         let slowest = *[1_500, 4_000, 12_000].choose(rng).expect("not empty");
         Plan {
             nodes,
@@ -134,9 +131,7 @@ impl Plan {
             heartbeat_ticks: rng.random_range(2..=5),
             reaction_ms: (0, *[0, 1, 5].choose(rng).expect("not empty")),
             sync_ms: *[(0, 1), (1, 5), (2, 60)].choose(rng).expect("not empty"),
-            flush_ms: *[(500, 3_000), (3_000, 15_000)]
-                .choose(rng)
-                .expect("not empty"),
+            flush_ms: *[(500, 3_000), (3_000, 15_000)].choose(rng).expect("not empty"),
             keep_entries: *[0, 8, 64].choose(rng).expect("not empty"),
             cache_bytes: *[0, 4 << 10, 1 << 20].choose(rng).expect("not empty"),
             append_bytes: *[1, 2 << 10, 512 << 10].choose(rng).expect("not empty"),
@@ -149,9 +144,7 @@ impl Plan {
             fault_ms: (300, slowest),
             grace_ms: rng.random_range(500..=3_000),
             breaker_percent: *[20, 50, 100].choose(rng).expect("not empty"),
-            timeouts_s: rng
-                .random_bool(0.3)
-                .then(|| (rng.random_range(5..=30), rng.random_range(20..=60))),
+            timeouts_s: rng.random_bool(0.3).then(|| (rng.random_range(5..=30), rng.random_range(20..=60))),
         }
     }
 
@@ -178,10 +171,7 @@ impl Plan {
             ]
         });
         Policy {
-            expiry: ExpiryPolicy {
-                grace_ms: self.grace_ms,
-                breaker_percent: self.breaker_percent,
-            },
+            expiry: ExpiryPolicy { grace_ms: self.grace_ms, breaker_percent: self.breaker_percent },
             timeouts: Arc::new(TimeoutTable::new(&Timeouts { rows }, |_| None)),
         }
     }
@@ -190,9 +180,7 @@ impl Plan {
 impl NetworkPlan {
     fn draw(rng: &mut SmallRng) -> NetworkPlan {
         NetworkPlan {
-            delay_ms: *[(0, 1), (0, 3), (1, 20), (5, 80)]
-                .choose(rng)
-                .expect("not empty"),
+            delay_ms: *[(0, 1), (0, 3), (1, 20), (5, 80)].choose(rng).expect("not empty"),
             slow: *[0.0, 0.01, 0.05].choose(rng).expect("not empty"),
             loss: *[0.0, 0.0, 0.01, 0.1, 0.3].choose(rng).expect("not empty"),
             duplicates: *[0.0, 0.02, 0.2].choose(rng).expect("not empty"),
@@ -207,20 +195,14 @@ impl ClientPlan {
         let floods = rng.random_bool(0.05);
         ClientPlan {
             submitters: rng.random_range(1..=3),
-            workers: if crowd {
-                rng.random_range(11..=16)
-            } else {
-                rng.random_range(2..=6)
-            },
+            workers: if crowd { rng.random_range(11..=16) } else { rng.random_range(2..=6) },
             // While a shard is full, jobs are held and released.
             operators: if floods { 4 } else { usize::from(rng.random_bool(0.7)) },
             think_ms: *[(50, 800), (300, 3_000)].choose(rng).expect("not empty"),
             tasks_max: rng.random_range(10..=60),
             jobs_max: *[1, 4, 12].choose(rng).expect("not empty"),
             array_max: *[4, 30, 200].choose(rng).expect("not empty"),
-            run_ms: *[(50, 500), (500, 5_000), (3_000, 15_000)]
-                .choose(rng)
-                .expect("not empty"),
+            run_ms: *[(50, 500), (500, 5_000), (3_000, 15_000)].choose(rng).expect("not empty"),
             ttl_ms: *[3_000, 6_000, 15_000].choose(rng).expect("not empty"),
             room: rng.random_range(1..=12),
             deaths: *[0, 20, 60, 200].choose(rng).expect("not empty"),

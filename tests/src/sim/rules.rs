@@ -10,35 +10,25 @@ pub fn allowed(command: &Command, from: Option<JobState>, to: JobState) -> bool 
     // The end of a job may free, or close, others of its task.
     let consequence = matches!(
         (from, to),
-        (Some(Waiting), Defined | Activated)
-            | (Some(Waiting | Defined | Throttled | Activated), Closed)
+        (Some(Waiting), Defined | Activated) | (Some(Waiting | Defined | Throttled | Activated), Closed)
     );
     match command {
         Command::Submit(_) => from.is_none() && matches!(to, Waiting | Defined | Activated),
         Command::Lease { .. } => matches!(from, None | Some(Activated)) && to == Sent,
-        Command::Phase { .. } => matches!(
-            (from, to),
-            (Some(Sent), Starting) | (Some(Sent | Starting), Running)
-        ),
+        Command::Phase { .. } => matches!((from, to), (Some(Sent), Starting) | (Some(Sent | Starting), Running)),
         Command::Results { .. } => {
             consequence
                 || (leased && (lost(to) || to == Finished))
                 || (parked && from != Some(Waiting) && to == Finished)
         }
-        Command::Expire { .. } => {
-            consequence || (leased && lost(to))
-        }
-        Command::Wake { .. } => {
-            consequence || matches!((from, to), (Some(Defined), Activated))
-        }
+        Command::Expire { .. } => consequence || (leased && lost(to)),
+        Command::Wake { .. } => consequence || matches!((from, to), (Some(Defined), Activated)),
         Command::TimeOut { fail, .. } => {
             consequence
                 || (*fail && leased && lost(to))
                 || (!*fail && (leased || parked) && matches!(to, Closed | Cancelled))
         }
-        Command::Act { action, .. } => {
-            consequence || acted(action, from, to) || (from.is_none() && !to.is_final())
-        }
+        Command::Act { action, .. } => consequence || acted(action, from, to) || (from.is_none() && !to.is_final()),
         Command::Prune { .. } => false,
     }
 }
@@ -53,12 +43,9 @@ fn acted(action: &Action, from: Option<JobState>, to: JobState) -> bool {
     match action {
         Action::Kill(_) if leased => to == Cancelled,
         Action::Kill(_) => matches!(to, Cancelled | Closed),
-        Action::Hold(_) => {
-            matches!(from, None | Some(Waiting | Defined | Activated)) && to == Throttled
-        }
+        Action::Hold(_) => matches!(from, None | Some(Waiting | Defined | Activated)) && to == Throttled,
         Action::Release => {
-            matches!(from, None | Some(Throttled | Defined))
-                && matches!(to, Waiting | Defined | Activated)
+            matches!(from, None | Some(Throttled | Defined)) && matches!(to, Waiting | Defined | Activated)
         }
         Action::Retry(_) => matches!((from, to), (Some(Defined), Activated)),
         Action::Priority(_) => false,

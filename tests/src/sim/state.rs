@@ -162,20 +162,9 @@ fn ops(machine: &Machine, effects: &Effects, applied: Position) -> Vec<Op> {
     let jobs: BTreeSet<u64> = effects.jobs.iter().copied().collect();
     let tasks: BTreeSet<u64> = effects.tasks.iter().copied().collect();
     let classes: BTreeSet<u32> = effects.classes.iter().map(|class| class.0).collect();
-    ops.extend(
-        jobs.into_iter()
-            .map(|seq| Op::Job(seq, record(&|out| machine.encode_job(seq, out)))),
-    );
-    ops.extend(
-        tasks
-            .into_iter()
-            .map(|seq| Op::Task(seq, record(&|out| machine.encode_task(seq, out)))),
-    );
-    ops.extend(
-        classes
-            .into_iter()
-            .map(|id| Op::Class(id, record(&|out| machine.encode_class(ClassId(id), out)))),
-    );
+    ops.extend(jobs.into_iter().map(|seq| Op::Job(seq, record(&|out| machine.encode_job(seq, out)))));
+    ops.extend(tasks.into_iter().map(|seq| Op::Task(seq, record(&|out| machine.encode_task(seq, out)))));
+    ops.extend(classes.into_iter().map(|id| Op::Class(id, record(&|out| machine.encode_class(ClassId(id), out)))));
     for (seq, body) in &effects.bodies {
         ops.push(Op::Body(*seq, Some(body.clone())));
     }

@@ -21,7 +21,7 @@ const FLOOD_BYTES: usize = 140 << 10;
 /// Submissions of a flood: more than a shard gathers.
 const FLOOD_TASKS: usize = 110;
 /// Floods of one submitter.
-const FLOODS_MAX: usize = 4;
+const FLOODS_MAX: usize = 2;
 /// Submissions that wait for an answer at a time, floods aside.
 const OPEN_MAX: usize = 4;
 
@@ -150,8 +150,7 @@ impl Submitter {
         submission.open += 1;
         let ask = Ask::Command(submission.encoded.clone());
         let shard = submission.shard;
-        self.calls
-            .send(env, history, shard, ask, Sent::Submission(id));
+        self.calls.send(env, history, shard, ask, Sent::Submission(id));
     }
 
     /// Repeats what has no answer.
@@ -180,10 +179,7 @@ impl Submitter {
         // Only once the first content is known to hold: before, either may win.
         if env.once_in(4) && submission.task.is_some() {
             let shard = submission.shard;
-            let other = Submit {
-                submission: id,
-                ..draw_submit(env, 0)
-            };
+            let other = Submit { submission: id, ..draw_submit(env, 0) };
             watch.oracle_mut(shard).0.invoke(id, other.content);
             let ask = Ask::Command(Command::Submit(Box::new(other)).to_bytes().into());
             env.cover.count("clients: ids used twice");
@@ -195,14 +191,7 @@ impl Submitter {
     }
 
     /// Takes an answer.
-    pub fn answer(
-        &mut self,
-        env: &mut Env,
-        history: &mut History,
-        watch: &Watch,
-        id: u64,
-        answer: Answer,
-    ) -> Check {
+    pub fn answer(&mut self, env: &mut Env, history: &mut History, watch: &Watch, id: u64, answer: Answer) -> Check {
         let Some((sent, shard)) = self.calls.answered(env, history, id, &answer) else {
             return Ok(());
         };
@@ -248,12 +237,7 @@ impl Submitter {
                 );
                 if submission.task.replace(task).is_none() {
                     env.cover.count("clients: submissions acknowledged");
-                    let acked = Acked {
-                        shard,
-                        submission: id,
-                        task,
-                        jobs,
-                    };
+                    let acked = Acked { shard, submission: id, task, jobs };
                     history.submitted(watch, acked)?;
                 }
                 Ok(())
@@ -298,14 +282,8 @@ fn draw_submit(env: &mut Env, bytes: usize) -> Submit {
         ..Submit::default()
     };
     if bytes > 0 {
-        let job = SubmitJob {
-            body: vec![7; bytes].into(),
-            ..SubmitJob::default()
-        };
-        return Submit {
-            jobs: vec![job],
-            ..submit
-        };
+        let job = SubmitJob { body: vec![7; bytes].into(), ..SubmitJob::default() };
+        return Submit { jobs: vec![job], ..submit };
     }
     let submit = Submit {
         retry: RetryPolicy {
@@ -314,37 +292,19 @@ fn draw_submit(env: &mut Env, bytes: usize) -> Submit {
             backoff_factor_milli: 2_000,
             backoff_ceiling_ms: 8_000,
         },
-        not_before_ms: if !env.calm && env.once_in(8) {
-            wall_ms + env.within((0, 15_000))
-        } else {
-            0
-        },
-        expires_at_ms: if !env.calm && env.once_in(10) {
-            wall_ms + env.within((1_000, 30_000))
-        } else {
-            0
-        },
+        not_before_ms: if !env.calm && env.once_in(8) { wall_ms + env.within((0, 15_000)) } else { 0 },
+        expires_at_ms: if !env.calm && env.once_in(10) { wall_ms + env.within((1_000, 30_000)) } else { 0 },
         run_dependents: env.once_in(3),
-        max_failed: if env.once_in(4) {
-            env.rng.random_range(1..=3)
-        } else {
-            0
-        },
+        max_failed: if env.once_in(4) { env.rng.random_range(1..=3) } else { 0 },
         ..submit
     };
     if env.once_in(3) {
         let array_max = env.plan.clients.array_max;
-        return Submit {
-            array: env.rng.random_range(1..=array_max),
-            body: Bytes::from_static(b"array"),
-            ..submit
-        };
+        return Submit { array: env.rng.random_range(1..=array_max), body: Bytes::from_static(b"array"), ..submit };
     }
     let count = env.rng.random_range(1..=jobs_max);
     let linked = env.once_in(3);
-    let jobs = (0..count)
-        .map(|at| draw_job(env, at as u32, linked))
-        .collect();
+    let jobs = (0..count).map(|at| draw_job(env, at as u32, linked)).collect();
     Submit { jobs, ..submit }
 }
 

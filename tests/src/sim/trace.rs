@@ -118,12 +118,7 @@ pub struct Trace {
 impl Trace {
     /// Empty; `verbose` prints each event as it happens.
     pub fn new(verbose: bool) -> Trace {
-        Trace {
-            hasher: DefaultHasher::new(),
-            events: 0,
-            newest: VecDeque::with_capacity(KEPT),
-            verbose,
-        }
+        Trace { hasher: DefaultHasher::new(), events: 0, newest: VecDeque::with_capacity(KEPT), verbose }
     }
 
     /// Records an event.
@@ -192,10 +187,7 @@ pub fn command_line(command: &Command) -> String {
             submit.max_failed
         ),
         Command::Results { session, results } => {
-            let results: Vec<_> = results
-                .iter()
-                .map(|r| (r.seq, r.attempt, r.outcome))
-                .collect();
+            let results: Vec<_> = results.iter().map(|r| (r.seq, r.attempt, r.outcome)).collect();
             format!("results session {session:x} {results:?}")
         }
         other => format!("{other:?}"),

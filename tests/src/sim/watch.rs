@@ -22,10 +22,7 @@ impl Violation {
     /// A violation as an error.
     #[allow(clippy::new_ret_no_self)]
     pub fn new<T>(invariant: &'static str, detail: impl Into<String>) -> Result<T, Violation> {
-        Err(Violation {
-            invariant,
-            detail: detail.into(),
-        })
+        Err(Violation { invariant, detail: detail.into() })
     }
 }
 
@@ -59,19 +56,20 @@ pub struct Watch {
     paused_ms: Vec<u64>,
     /// Leaderships that serve or served.
     pub serving: BTreeMap<(u16, u64), Serving>,
+    /// When a promise not to vote was last broken: a replica was opened, or asked to campaign. True time.
+    disturbed_ms: u64,
 }
 
 impl Watch {
     /// Watches so many nodes and shards.
     pub fn new(nodes: usize, shards: u16) -> Watch {
         Watch {
-            oracles: (1..=shards)
-                .map(|shard| (shard, Oracle::new(shard)))
-                .collect(),
+            oracles: (1..=shards).map(|shard| (shard, Oracle::new(shard))).collect(),
             leaders: BTreeMap::new(),
             commits: BTreeMap::new(),
             paused_ms: vec![0; nodes],
             serving: BTreeMap::new(),
+            disturbed_ms: 0,
         }
     }
 
@@ -83,10 +81,7 @@ impl Watch {
     /// The oracle of a shard, and the leaderships seen.
     pub fn oracle_mut(&mut self, shard: u16) -> (&mut Oracle, Leaderships<'_>) {
         let oracle = self.oracles.get_mut(&shard).expect("shards are fixed");
-        let leaderships = Leaderships {
-            serving: &self.serving,
-            paused_ms: &self.paused_ms,
-        };
+        let leaderships = Leaderships { serving: &self.serving, paused_ms: &self.paused_ms };
         (oracle, leaderships)
     }
 
@@ -101,18 +96,32 @@ impl Watch {
     }
 
     /// A replica was opened.
-    pub fn opened(&mut self, node: usize, shard: u16) {
+    pub fn opened(&mut self, node: usize, shard: u16, now_ms: u64) {
         self.commits.remove(&(node, shard));
+        self.disturbed(now_ms);
+    }
+
+    /// A replica was opened, which forgets its promise not to vote, or will be told to campaign.
+    pub fn disturbed(&mut self, now_ms: u64) {
+        self.disturbed_ms = now_ms;
+    }
+
+    /// A leader that answers heartbeats is sure that nobody else leads. True unless promises were broken.
+    pub fn check_sure(&self, env: &Env, shard: u16, term: u64) -> Check {
+        let newest = self.leaders.range((shard, 0)..=(shard, u64::MAX)).next_back();
+        let newest_term = newest.map_or(0, |((_, term), _)| *term);
+        ensure_that!(
+            "a sure leader is the only one",
+            newest_term <= term || env.now_ms < self.disturbed_ms + 3 * env.plan.election_ms(),
+            "shard {shard}: a heartbeat is acknowledged in term {term}, while term {newest_term} has a leader"
+        );
+        Ok(())
     }
 
     /// Commit indexes never go back.
     pub fn committed(&mut self, node: usize, shard: u16, index: u64) -> Check {
         let last = self.commits.entry((node, shard)).or_default();
-        ensure_that!(
-            "I12 commit monotonic",
-            index >= *last,
-            "node {node} shard {shard}: {index} after {last}"
-        );
+        ensure_that!("I12 commit monotonic", index >= *last, "node {node} shard {shard}: {index} after {last}");
         *last = index;
         Ok(())
     }
@@ -140,12 +149,7 @@ impl Watch {
             None => {}
         }
         env.cover.count("raft: leaders");
-        env.note(Note::Role {
-            node,
-            shard,
-            term,
-            leads: true,
-        });
+        env.note(Note::Role { node, shard, term, leads: true });
         for (index, entry_term) in self.oracles[&shard].newest_committed(50) {
             ensure_that!(
                 "I12 leader completeness",

@@ -121,11 +121,7 @@ impl Worker {
             self.beat(env, history);
         }
         self.forge(env, history);
-        let room = if env.calm {
-            CALM_ROOM
-        } else {
-            env.plan.clients.room
-        };
+        let room = if env.calm { CALM_ROOM } else { env.plan.clients.room };
         if self.held.len() < room && self.polls < 2 {
             self.poll(env, history, room - self.held.len());
         }
@@ -137,8 +133,7 @@ impl Worker {
 
     /// After a silence: as if nothing had happened, with results of attempts long lost, or as a new session.
     fn come_back(&mut self, env: &mut Env) {
-        let late: Vec<((u16, u64), Held)> =
-            self.held.iter().map(|(k, h)| (*k, *h)).take(LATE_MAX).collect();
+        let late: Vec<((u16, u64), Held)> = self.held.iter().map(|(k, h)| (*k, *h)).take(LATE_MAX).collect();
         let what = env.within((0, 2));
         env.cover.count(match what {
             0 => "workers: came back in their session",
@@ -177,11 +172,7 @@ impl Worker {
                 for result in results {
                     self.held.remove(&(shard, result.seq));
                 }
-                let results = Results {
-                    session: self.session,
-                    results: results.to_vec(),
-                    forged: false,
-                };
+                let results = Results { session: self.session, results: results.to_vec(), forged: false };
                 let repeats = env.plan.clients.repeats;
                 if !env.calm && env.chance(repeats) {
                     env.cover.count("workers: results sent twice");
@@ -193,13 +184,9 @@ impl Worker {
     }
 
     fn report(&mut self, env: &mut Env, history: &mut History, shard: u16, results: Results) {
-        let command = Command::Results {
-            session: results.session,
-            results: results.results.clone(),
-        };
+        let command = Command::Results { session: results.session, results: results.results.clone() };
         let ask = Ask::Command(command.to_bytes().into());
-        self.calls
-            .send(env, history, shard, ask, Sent::Results(results));
+        self.calls.send(env, history, shard, ask, Sent::Results(results));
     }
 
     fn beat(&mut self, env: &mut Env, history: &mut History) {
@@ -218,13 +205,8 @@ impl Worker {
             beats.push((seq, held.attempt, phase));
         }
         for (shard, beats) in shards {
-            let sent = Sent::Beat {
-                session: self.session,
-            };
-            let ask = Ask::Beat {
-                session: self.session,
-                beats,
-            };
+            let sent = Sent::Beat { session: self.session };
+            let ask = Ask::Beat { session: self.session, beats };
             self.calls.send(env, history, shard, ask, sent);
         }
     }
@@ -241,9 +223,7 @@ impl Worker {
             cores: if !env.calm && env.once_in(4) { 4 } else { 0 },
         };
         self.polls += 1;
-        let sent = Sent::Lease {
-            session: self.session,
-        };
+        let sent = Sent::Lease { session: self.session };
         self.calls.send(env, history, shard, ask, sent);
     }
 
@@ -282,14 +262,7 @@ impl Worker {
     }
 
     /// Takes an answer.
-    pub fn answer(
-        &mut self,
-        env: &mut Env,
-        history: &mut History,
-        watch: &Watch,
-        id: u64,
-        answer: Answer,
-    ) -> Check {
+    pub fn answer(&mut self, env: &mut Env, history: &mut History, watch: &Watch, id: u64, answer: Answer) -> Check {
         if self.dead_until_ms.is_some() {
             return Ok(());
         }
@@ -309,9 +282,7 @@ impl Worker {
             (Sent::Results(results), Answer::Reply(Reply::Results(statuses))) => {
                 told(env, history, watch, shard, &results, &statuses)
             }
-            (_, Answer::Reply(reply)) => {
-                Violation::new("reply fits command", format!("{reply:?}"))
-            }
+            (_, Answer::Reply(reply)) => Violation::new("reply fits command", format!("{reply:?}")),
             (sent, _) => {
                 self.failed(sent, shard);
                 Ok(())
@@ -319,23 +290,12 @@ impl Worker {
         }
     }
 
-    fn leased(
-        &mut self,
-        env: &mut Env,
-        history: &mut History,
-        shard: u16,
-        session: u64,
-        jobs: &[(u64, u32)],
-    ) {
+    fn leased(&mut self, env: &mut Env, history: &mut History, shard: u16, session: u64, jobs: &[(u64, u32)]) {
         if session != self.session {
             return;
         }
         let failures = env.plan.clients.failures;
-        let run_ms = if env.calm {
-            (0, 500)
-        } else {
-            env.plan.clients.run_ms
-        };
+        let run_ms = if env.calm { (0, 500) } else { env.plan.clients.run_ms };
         for &(seq, attempt) in jobs {
             env.cover.count("workers: jobs begun");
             let run_ms = env.within(run_ms);
@@ -343,19 +303,10 @@ impl Worker {
                 attempt,
                 begun_ms: env.now_ms,
                 ends_ms: env.now_ms + run_ms,
-                outcome: if !env.calm && env.chance(failures) {
-                    draw_failure(env)
-                } else {
-                    Outcome::Finished
-                },
+                outcome: if !env.calm && env.chance(failures) { draw_failure(env) } else { Outcome::Finished },
             };
             self.held.insert((shard, seq), held);
-            let given = Given {
-                shard,
-                session,
-                seq,
-                attempt,
-            };
+            let given = Given { shard, session, seq, attempt };
             history.given.push(given);
         }
     }
@@ -422,12 +373,7 @@ fn result(seq: u64, attempt: u32, outcome: Outcome) -> JobResult {
             ..Report::default()
         })
     });
-    JobResult {
-        seq,
-        attempt,
-        outcome,
-        report,
-    }
+    JobResult { seq, attempt, outcome, report }
 }
 
 fn draw_failure(env: &mut Env) -> Outcome {

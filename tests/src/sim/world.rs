@@ -35,7 +35,8 @@ pub struct World {
     watch: Watch,
     nodes: Vec<Node>,
     clients: Vec<Client>,
-    history: History,
+    /// What clients asked for and were told.
+    pub history: History,
     calm_ms: u64,
     acked_before_calm: usize,
 }
@@ -46,9 +47,7 @@ impl World {
         let mut rng = SmallRng::seed_from_u64(seed);
         let plan = Plan::draw(&mut rng);
         let mut env = Env::new(rng, plan, verbose);
-        let nodes = (0..env.plan.nodes)
-            .map(|node| Node::new(&mut env, node))
-            .collect();
+        let nodes = (0..env.plan.nodes).map(|node| Node::new(&mut env, node)).collect();
         let watch = Watch::new(env.plan.nodes, env.plan.shards);
         let mut clients = Vec::new();
         let crowd = env.plan.clients.clone();
@@ -62,15 +61,7 @@ impl World {
         for _ in 0..crowd.operators {
             clients.push(Client::Operator(Operator::new(clients.len())));
         }
-        World {
-            env,
-            watch,
-            nodes,
-            clients,
-            history: History::default(),
-            calm_ms: 0,
-            acked_before_calm: 0,
-        }
+        World { env, watch, nodes, clients, history: History::default(), calm_ms: 0, acked_before_calm: 0 }
     }
 
     /// Runs to the end.
@@ -95,35 +86,16 @@ impl World {
 
     /// Lets an event happen; returns whether the run is over.
     fn happen(&mut self, event: Event) -> Result<bool, Violation> {
-        let World {
-            env, watch, nodes, ..
-        } = self;
+        let World { env, watch, nodes, .. } = self;
         match event {
-            Event::Reactor {
-                node,
-                incarnation,
-                planned_ms,
-            } => nodes[node].run(env, watch, incarnation, planned_ms)?,
+            Event::Reactor { node, incarnation, planned_ms } => nodes[node].run(env, watch, incarnation, planned_ms)?,
             Event::Message { to, shard, bytes } => nodes[to].message(env, shard, bytes)?,
             Event::Synced { node, incarnation } => nodes[node].synced(env, incarnation)?,
-            Event::Flushed {
-                node,
-                incarnation,
-                shard,
-                upto,
-            } => nodes[node].flushed(env, incarnation, shard, upto),
+            Event::Flushed { node, incarnation, shard, upto } => nodes[node].flushed(env, incarnation, shard, upto),
             Event::Matched { to, shard, matched } => nodes[to].matched(shard, matched),
-            Event::Request { to, request } => nodes[to].request(env, request),
-            Event::Work {
-                node,
-                incarnation,
-                work,
-            } => nodes[node].work(env, incarnation, work),
-            Event::Answer {
-                client,
-                request,
-                answer,
-            } => self.answer(client, request, answer)?,
+            Event::Request { to, request } => nodes[to].request(env, request)?,
+            Event::Work { node, incarnation, work } => nodes[node].work(env, incarnation, work),
+            Event::Answer { client, request, answer } => self.answer(client, request, answer)?,
             Event::Client(client) => self.wake(client),
             Event::Fault => self.fault()?,
             Event::Mend(mend) => faults::mend(env, watch, nodes, mend)?,
@@ -144,15 +116,9 @@ impl World {
 
     fn answer(&mut self, client: usize, request: u64, answer: Answer) -> Check {
         let (env, history) = (&mut self.env, &mut self.history);
-        env.note(Note::Answered {
-            client,
-            request,
-            answer: format!("{answer:?}"),
-        });
+        env.note(Note::Answered { client, request, answer: format!("{answer:?}") });
         match &mut self.clients[client] {
-            Client::Submitter(submitter) => {
-                submitter.answer(env, history, &self.watch, request, answer)
-            }
+            Client::Submitter(submitter) => submitter.answer(env, history, &self.watch, request, answer),
             Client::Worker(worker) => worker.answer(env, history, &self.watch, request, answer),
             Client::Operator(operator) => operator.answer(env, history, request, answer),
         }
@@ -173,7 +139,7 @@ impl World {
         let kinds = self.env.plan.faults.len() as u64;
         let at = self.env.within((0, kinds - 1)) as usize;
         let kind = self.env.plan.faults[at];
-        if faults::strike(&mut self.env, &mut self.nodes, kind)? {
+        if faults::strike(&mut self.env, &mut self.watch, &mut self.nodes, kind)? {
             for client in &mut self.clients {
                 if let Client::Worker(worker) = client
                     && self.env.chance(0.9)
@@ -209,9 +175,7 @@ impl World {
                 });
                 Ok(true)
             }
-            Some(why) if self.env.now_ms > self.calm_ms + SETTLE_MS => {
-                Violation::new("all work gets done", why)
-            }
+            Some(why) if self.env.now_ms > self.calm_ms + SETTLE_MS => Violation::new("all work gets done", why),
             Some(_) => {
                 self.env.after(LOOK_MS, Event::Settle);
                 Ok(false)
@@ -251,9 +215,7 @@ impl World {
                 leaders += usize::from(group.core().serves());
                 let applied = group.core().replica_ref().applied_index();
                 if applied != committed {
-                    return Some(format!(
-                        "shard {shard}: node {at} has applied {applied} of {committed}"
-                    ));
+                    return Some(format!("shard {shard}: node {at} has applied {applied} of {committed}"));
                 }
             }
             if leaders != 1 {
@@ -282,21 +244,15 @@ impl World {
         if let Some(group) = node.group(shard) {
             let machine = group.core().machine();
             check_machine(at, shard, machine)?;
-            ensure_that!(
-                "I8 equal digests",
-                machine.digest() == digest,
-                "node {at} shard {shard} at the end"
-            );
+            ensure_that!("I8 equal digests", machine.digest() == digest, "node {at} shard {shard} at the end");
         }
         let store = node.state(shard);
         store.flush(u64::MAX);
         let records = store.durable();
-        let loaded = records
-            .load(moso_proto::ShardId(shard))
-            .map_err(|error| Violation {
-                invariant: "state loads",
-                detail: format!("node {at} shard {shard}: {error}"),
-            })?;
+        let loaded = records.load(moso_proto::ShardId(shard)).map_err(|error| Violation {
+            invariant: "state loads",
+            detail: format!("node {at} shard {shard}: {error}"),
+        })?;
         ensure_that!(
             "I8 equal digests",
             loaded.digest() == digest,

@@ -8,8 +8,8 @@ use crate::effect::Effects;
 use crate::error::Refusal;
 use crate::job::{Job, Reason};
 use crate::limits::{
-    ARRAY_JOBS_MAX, ATTEMPTS_MAX, CLOCK_AHEAD_MAX_MS, DEDUP_MAX, LIVE_JOBS_MAX, SEQ_MAX, SUBMISSION_EDGES_MAX,
-    SUBMISSION_JOBS_MAX,
+    ARRAY_JOBS_MAX, ATTEMPTS_MAX, CLOCK_AHEAD_MAX_MS, DEDUP_MAX, DEDUP_WINDOW_MS, LIVE_JOBS_MAX, SEQ_MAX,
+    SUBMISSION_EDGES_MAX, SUBMISSION_JOBS_MAX,
 };
 use crate::task::{RetryPolicy, Task};
 use moso_proto::state::STATES;
@@ -79,13 +79,15 @@ impl Machine {
 
     fn check_times(&self, submit: &Submit) -> Result<(), Refusal> {
         let picked = submission_time_ms(&submit.submission);
-        if picked < self.dedup_floor_ms {
+        // The floor is raised once a minute, and not before a shard's first one.
+        let floor_ms = self.dedup_floor_ms.max(self.now_ms.saturating_sub(DEDUP_WINDOW_MS));
+        if picked < floor_ms {
             return Err(Refusal::new(
                 Code::SubmissionExpired,
                 format!(
                     "the submission id was picked at {picked} ms, repeats are recognised from {} ms on: \
                      pick a new id (is the client's clock right?)",
-                    self.dedup_floor_ms
+                    floor_ms
                 ),
             ));
         }
