@@ -102,17 +102,7 @@ pub fn strike(
             let all = shuffled(env, nodes.len());
             crash(env, nodes, &all)?;
         }
-        FaultKind::Pause => {
-            let node = target(env, nodes);
-            let ms = match env.within((0, 3)) {
-                0 => env.within((5_000, 60_000)),
-                1 => env.within((1_000, 8_000)),
-                _ => env.within((200, 2_500)),
-            };
-            note(env, format!("pause of {node} for {ms} ms"));
-            nodes[node].pause(env, ms);
-            env.after(ms, Event::Mend(Mend::Resume(node)));
-        }
+        FaultKind::Pause => pause(env, nodes),
         FaultKind::Partition | FaultKind::OneWay | FaultKind::Bridge | FaultKind::Isolate => {
             partition(env, nodes, kind);
         }
@@ -124,18 +114,7 @@ pub fn strike(
             env.after(ms, Event::Mend(Mend::Disk(one)));
         }
         FaultKind::FailSync => nodes[one].disk().fails = true,
-        FaultKind::WallJump => {
-            let hour = 3_600_000;
-            let offset_ms = match env.within((0, 2)) {
-                0 => env.rng.random_range(-hour..=hour),
-                1 => env.rng.random_range(-10_000..=10_000),
-                _ => [-hour, hour][env.rng.random_range(0..2)],
-            };
-            note(env, format!("wall clock of {one} is off by {offset_ms} ms"));
-            nodes[one].set_wall_offset(offset_ms);
-            let ms = env.within((500, 30_000));
-            env.after(ms, Event::Mend(Mend::Wall(one)));
-        }
+        FaultKind::WallJump => wall_jump(env, &mut nodes[one], one),
         FaultKind::Transfer => {
             let shard = env.rng.random_range(1..=env.plan.shards);
             let to = env.rng.random_range(0..nodes.len());
@@ -227,6 +206,31 @@ fn crash(env: &mut Env, nodes: &mut [Node], which: &[usize]) -> Check {
         env.after(down_ms, Event::Mend(Mend::Start(node)));
     }
     Ok(())
+}
+
+fn pause(env: &mut Env, nodes: &mut [Node]) {
+    let node = target(env, nodes);
+    let ms = match env.within((0, 3)) {
+        0 => env.within((5_000, 60_000)),
+        1 => env.within((1_000, 8_000)),
+        _ => env.within((200, 2_500)),
+    };
+    note(env, format!("pause of {node} for {ms} ms"));
+    nodes[node].pause(env, ms);
+    env.after(ms, Event::Mend(Mend::Resume(node)));
+}
+
+fn wall_jump(env: &mut Env, node: &mut Node, number: usize) {
+    let hour = 3_600_000;
+    let offset_ms = match env.within((0, 2)) {
+        0 => env.rng.random_range(-hour..=hour),
+        1 => env.rng.random_range(-10_000..=10_000),
+        _ => [-hour, hour][env.rng.random_range(0..2)],
+    };
+    note(env, format!("wall clock of {number} is off by {offset_ms} ms"));
+    node.set_wall_offset(offset_ms);
+    let ms = env.within((500, 30_000));
+    env.after(ms, Event::Mend(Mend::Wall(number)));
 }
 
 fn partition(env: &mut Env, nodes: &[Node], kind: FaultKind) {

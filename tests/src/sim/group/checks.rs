@@ -1,0 +1,187 @@
+//! What is checked of a replica while it runs.
+
+use super::{Around, Group};
+use crate::ensure_that;
+use crate::sim::env::Env;
+use crate::sim::trace::Note;
+use crate::sim::watch::{Check, Serving, Violation};
+use moso_proto::JobState;
+use moso_queue::command::{Command, read_entry};
+use moso_queue::filter::WorkerOffer;
+use moso_queue::ready::Popped;
+use moso_shard::Role;
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+impl Group {
+    /// I11: no job is taken while one of a better share or priority waits that the worker fits.
+    pub(super) fn check_order(&self, env: &mut Env, queue: u32, offer: &WorkerOffer, popped: &[Popped]) -> Check {
+        let machine = self.core.machine();
+        // Entries of jobs that have ended, or have another priority by now, are thrown away later.
+        let Some(worst) = popped
+            .iter()
+            .filter(|popped| self.claimable(popped))
+            .map(|popped| (machine.classes().get(popped.class).key.share, Reverse(popped.priority)))
+            .max()
+        else {
+            return Ok(());
+        };
+        env.cover.count("orders checked");
+        let taken: BTreeSet<u64> = popped.iter().map(|popped| popped.seq).collect();
+        let better = machine.jobs().from(0).find(|job| {
+            let key = &machine.classes().get(job.class).key;
+            job.state == JobState::Activated
+                && !job.reserved
+                && key.queue == queue
+                && (key.share, Reverse(job.priority)) < worst
+                && offer.fits(key)
+                && !taken.contains(&job.seq)
+                && !self.popped.contains_key(&job.seq)
+        });
+        ensure_that!("I11 priority", better.is_none(), "shard {}: {popped:?} were taken before {better:?}", self.shard);
+        Ok(())
+    }
+
+    pub(super) fn claimable(&self, popped: &Popped) -> bool {
+        self.core.machine().job(popped.seq).is_some_and(|job| {
+            job.state == JobState::Activated
+                && !job.reserved
+                && (job.class, job.priority) == (popped.class, popped.priority)
+        })
+    }
+
+    /// A job is in one lease proposal at a time, unless something happened to it meanwhile.
+    pub(super) fn check_claims(&mut self, around: &mut Around<'_>, claims: &BTreeSet<u64>) -> Check {
+        let oracle = around.watch.oracle(self.shard);
+        for &seq in claims {
+            let touched = oracle.touched(seq);
+            let before = self.claimed.insert(seq, touched);
+            ensure_that!(
+                "a job is in one lease proposal at a time",
+                before != Some(touched),
+                "node {} shard {}: job {seq}",
+                around.node,
+                self.shard
+            );
+        }
+        Ok(())
+    }
+
+    /// Election safety, leader completeness; and when a leadership begins to serve.
+    pub(super) fn check_role(&mut self, around: &mut Around<'_>) -> Check {
+        let replica = self.core.replica_ref();
+        let role = replica.role();
+        let disk = &mut *around.disk;
+        // A replica campaigns only once its whole log is on disk.
+        let first = replica.first_index();
+        let written = |index, term| index < first || disk.term(self.shard, index) == Some(term);
+        around.watch.role(around.env, around.node, self.shard, role, written)?;
+        around.watch.committed(around.node, self.shard, replica.committed_index())?;
+        let serving = self.core.serves().then_some(replica.term());
+        if serving != self.serving {
+            self.serving = serving;
+            self.claimed.clear();
+            self.heard.clear();
+            if let Some(term) = serving {
+                let node = around.node;
+                around.env.note(Note::Serves { node, shard: self.shard, term });
+                around.env.cover.count("raft: leaderships that served");
+                let awake_ms = around.watch.awake_ms(node, around.env.now_ms);
+                let serving = Serving { node, awake_ms };
+                around.watch.serving.insert((self.shard, term), serving);
+            }
+        }
+        if !matches!(role, Role::Leader { .. }) {
+            self.claimed.clear();
+        }
+        Ok(())
+    }
+
+    /// What a leader proposes: leases expire only while a quorum is there.
+    pub(super) fn check_append(&self, around: &mut Around<'_>, append: &moso_shard::Append) -> Check {
+        around.env.note(Note::Append {
+            node: around.node,
+            shard: self.shard,
+            number: append.number,
+            first: append.entries.first().map_or(0, |entry| entry.index),
+            entries: append.entries.len(),
+            term: append.entries.last().map_or(0, |entry| entry.term),
+        });
+        let Some(term) = self.serving else {
+            return Ok(());
+        };
+        for entry in append.entries.iter().filter(|entry| entry.term == term) {
+            let Ok((_, commands)) = read_entry(entry.data.clone()) else {
+                continue;
+            };
+            let commands = commands.into_iter().filter_map(|command| Command::decode(command).ok());
+            if commands.into_iter().any(|command| matches!(command, Command::Expire { .. })) {
+                self.check_quorum(around)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_quorum(&self, around: &mut Around<'_>) -> Check {
+        let others = around.env.plan.nodes / 2;
+        let mut heard: Vec<u64> = self.heard.values().copied().collect();
+        heard.sort_unstable_by(|a, b| b.cmp(a));
+        let quorum_ms = match others {
+            0 => around.env.now_ms,
+            _ => heard.get(others - 1).copied().unwrap_or(0),
+        };
+        let gathered_ms = self.gathering_ms.unwrap_or(around.env.now_ms);
+        ensure_that!(
+            "expiry only while a quorum is there",
+            quorum_ms + around.env.plan.election_ms() >= gathered_ms,
+            "node {} shard {}: heard of a quorum at {quorum_ms} ms, expired at {gathered_ms} ms or later",
+            around.node,
+            self.shard
+        );
+        Ok(())
+    }
+
+    /// Shows the oracle what was applied; a replica applies only what is on its own disk.
+    pub(super) fn observe(&mut self, around: &mut Around<'_>) -> Check {
+        let applied = self.core.replica_ref().applied_index();
+        while self.observed < applied {
+            self.observed += 1;
+            let index = self.observed;
+            let entry = around.disk.with(self.shard, |log| log.entry(index));
+            let Some(entry) = entry else {
+                return Violation::new(
+                    "L1 applied only what is on disk",
+                    format!("node {} shard {}: entry {index}", around.node, self.shard),
+                );
+            };
+            let (oracle, leaders) = around.watch.oracle_mut(self.shard);
+            oracle.observe(around.env, &leaders, entry)?;
+        }
+        Ok(())
+    }
+}
+
+/// I7: counts equal a recount, and whatever else the machine must hold.
+pub fn check_machine(node: usize, shard: u16, machine: &moso_queue::Machine) -> Check {
+    moso_queue::check::check(machine).map_err(|what| Violation {
+        invariant: "I7 state adds up",
+        detail: format!("node {node} shard {shard}: {what}"),
+    })
+}
+
+/// I8: replicas with equal applied index have equal state.
+pub(super) fn check_digest(around: &mut Around<'_>, shard: u16, index: u64, machine: &moso_queue::Machine) -> Check {
+    let Some(expected) = around.watch.oracle(shard).digest(index) else {
+        return Ok(());
+    };
+    let digest = machine.digest();
+    around.env.cover.count("digests compared");
+    around.env.note(Note::Applied { node: around.node, shard, index, digest });
+    ensure_that!(
+        "I8 equal digests",
+        digest == expected,
+        "node {} shard {shard} at {index}: {digest:x} instead of {expected:x}",
+        around.node
+    );
+    Ok(())
+}
