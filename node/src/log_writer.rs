@@ -51,12 +51,10 @@ impl LogWriter {
         mailboxes: Vec<Arc<Mailbox>>,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
         let (tasks, inbox) = bounded(QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("log-writer".into())
-            .spawn(move || {
-                let _guard = crate::fault::AbortOnPanic;
-                run(&log, &outbound, &mailboxes, &inbox);
-            })?;
+        let thread = std::thread::Builder::new().name("log-writer".into()).spawn(move || {
+            let _guard = crate::fault::AbortOnPanic;
+            run(&log, &outbound, &mailboxes, &inbox);
+        })?;
         Ok((LogWriter { tasks }, thread))
     }
 

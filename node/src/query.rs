@@ -1,5 +1,7 @@
 //! Questions to a shard: answered by its leader, confirmed by a quorum, with the archive behind the live tables.
 
+mod targets;
+
 use crate::error;
 use crate::request::{Fault, MetaRequest, Request, Snapshot};
 use crate::router::{QUERY_TIMEOUT, Router, in_time};
@@ -19,6 +21,12 @@ use tokio::sync::oneshot;
 
 /// Live jobs looked at in one step on the reactor: about a millisecond.
 const STEP_JOBS: usize = 20_000;
+/// Jobs or tasks shown in one step on the reactor: about a millisecond.
+const STEP_VIEWS: usize = 500;
+/// Jobs named by their ids and looked up in one call: a call between nodes has 5 s.
+const STEP_IDS: usize = 250;
+/// Bytes of ended jobs or tasks shown in one step: they carry their output, and a frame between nodes is bounded.
+const STEP_BYTES: usize = 2 << 20;
 /// Status-log rows shown of one job.
 const LOG_ROWS_MAX: usize = 1_000;
 /// Archive records looked at for one page.
@@ -67,7 +75,9 @@ impl Filter {
     }
 
     fn task(&self, task: &Task, class: &moso_queue::ClassKey) -> bool {
-        self.class(class) && (self.task_states.is_empty() || self.task_states.iter().any(|s| s == task.state().name()))
+        (!self.by_id || self.tasks.binary_search(&task.seq).is_ok())
+            && self.class(class)
+            && (self.task_states.is_empty() || self.task_states.iter().any(|s| s == task.state().name()))
     }
 
     /// Jobs of the task that were never made.
@@ -239,7 +249,7 @@ pub async fn run(router: &Router, shard: u16, query: QueryCall) -> Result<Bytes,
             Ok(crate::router::pack(&tasks(router, shard, filter, from, limit, meta).await?))
         }
         QueryCall::Targets { filter, from, limit } => {
-            let targets = on_reactor(router, shard, move |s| targets(s.machine, &filter, from, limit)).await?;
+            let targets = on_reactor(router, shard, move |s| targets::find(s.machine, &filter, from, limit)).await?;
             Ok(crate::router::pack(&targets))
         }
     }
@@ -361,8 +371,8 @@ async fn jobs(
     if filter.by_id && !filter.jobs.is_empty() {
         let mut page = Page::default();
         let start = if let From::Live(seq) = from { seq } else { 0 };
-        for &seq in filter.jobs.iter().filter(|&&seq| seq >= start) {
-            if page.items.len() == limit {
+        for (looked, &seq) in filter.jobs.iter().filter(|&&seq| seq >= start).enumerate() {
+            if page.items.len() == limit || looked == STEP_IDS {
                 page.next = Some(From::Live(seq));
                 break;
             }
@@ -400,7 +410,7 @@ fn live_page(machine: &Machine, filter: &Filter, start: u64, limit: usize, meta:
     };
     let mut page = Page::default();
     for (seen, (seq, task, job)) in tasks.flat_map(|task| live_jobs(machine, task, start)).enumerate() {
-        if seen == STEP_JOBS || page.items.len() == limit {
+        if seen == STEP_JOBS || page.items.len() == limit.min(STEP_VIEWS) {
             page.next = Some(From::Live(seq));
             break;
         }
@@ -447,6 +457,7 @@ fn ended_page(
     shard: u16,
 ) -> Result<Page, Fault> {
     let mut page = Page::default();
+    let mut page_bytes = 0;
     let rows = store.scan_ended_jobs(after, ARCHIVE_STEP).map_err(error::Error::into_fault)?;
     let full = rows.len() == ARCHIVE_STEP;
     let mut last = after;
@@ -455,8 +466,10 @@ fn ended_page(
         let ended = EndedJob::decode(seq, bytes).map_err(damaged)?;
         let of_task = !filter.by_id || filter.tasks.contains(&ended.job.task);
         if of_task && filter.state(ended.job.state) && filter.class(&ended.key) {
-            page.items.push(views::ended_job(ShardId(shard), &ended, meta).encode_to_vec());
-            if page.items.len() == limit {
+            let view = views::ended_job(ShardId(shard), &ended, meta).encode_to_vec();
+            page_bytes += view.len();
+            page.items.push(view);
+            if page.items.len() == limit || page_bytes >= STEP_BYTES {
                 page.next = Some(From::Ended(last));
                 return Ok(page);
             }
@@ -483,7 +496,7 @@ async fn tasks(
             let page = on_reactor(router, shard, move |s| {
                 let mut page = Page::default();
                 for (seen, task) in s.machine.tasks_from(start).enumerate() {
-                    if seen == STEP_JOBS || page.items.len() == limit {
+                    if seen == STEP_JOBS || page.items.len() == limit.min(STEP_VIEWS) {
                         page.next = Some(From::Live(task.seq));
                         break;
                     }
@@ -521,64 +534,6 @@ async fn tasks(
         Ok(page)
     })
     .await
-}
-
-fn targets(machine: &Machine, filter: &Filter, from: u64, limit: usize) -> Targets {
-    let mut found = Targets::default();
-    if filter.by_id {
-        for &seq in filter.jobs.iter().filter(|&&seq| seq >= from) {
-            match machine.job(seq) {
-                Some(job) if filter.job(machine, job) => found.jobs.push(seq),
-                Some(_) => {}
-                // An array's job not yet made is made by the action.
-                None if machine.task_of(seq).is_some_and(|t| t.position(seq).is_some_and(|p| t.is_unmade(p))) => {
-                    found.jobs.push(seq);
-                }
-                None => found.missing.push(seq),
-            }
-        }
-    }
-    let whole = |task: &Task, found: &mut Targets| {
-        if task.rest_len() > 0 && filter.rest(machine, task) {
-            found.rests.push((task.seq, task.rest_len()));
-        }
-    };
-    if filter.by_id {
-        for &seq in &filter.tasks {
-            let Some(task) = machine.task(seq) else {
-                if from == 0 {
-                    found.missing.push(seq);
-                }
-                continue;
-            };
-            // On an earlier page, otherwise.
-            if from == 0 || from < task.first() {
-                whole(task, &mut found);
-            }
-            let (start, end) = (task.first().max(from), task.first() + u64::from(task.jobs));
-            for job in machine.jobs().from(start).take_while(|j| j.seq < end).filter(|j| filter.job(machine, j)) {
-                if found.jobs.len() >= limit {
-                    found.next = Some(job.seq);
-                    return found;
-                }
-                found.jobs.push(job.seq);
-            }
-        }
-        return found;
-    }
-    if from == 0 {
-        machine.tasks_from(0).filter(|t| t.array).for_each(|task| whole(task, &mut found));
-    }
-    for (seen, job) in machine.jobs().from(from).enumerate() {
-        if seen == STEP_JOBS || found.jobs.len() >= limit {
-            found.next = Some(job.seq);
-            break;
-        }
-        if filter.job(machine, job) {
-            found.jobs.push(job.seq);
-        }
-    }
-    found
 }
 
 /// Runs a question to the meta group at this node.

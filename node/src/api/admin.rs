@@ -8,6 +8,7 @@ use crate::router::Router;
 use moso_proto::Code;
 use moso_proto::object::kind;
 use moso_proto::v1::{self, admin_server::Admin};
+use moso_queue::meta::limits::JSON_BYTES_MAX;
 use moso_queue::meta::{MetaCommand, Object};
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -38,6 +39,11 @@ impl AdminApi {
             return Err(Fault::new(Code::Forbidden, "nodes and the shard table are kept by the cluster itself"));
         }
         let author = check::name("author", &author)?.to_owned();
+        check::name("name", &name)?;
+        if json.len() > JSON_BYTES_MAX {
+            let message = format!("the object has {} bytes, at most {JSON_BYTES_MAX} are allowed", json.len());
+            return Err(Fault::new(Code::TooLarge, message));
+        }
         let command = if delete {
             MetaCommand::Delete { kind, name, expected_version, author }
         } else {
@@ -48,6 +54,12 @@ impl AdminApi {
     }
 
     async fn list(&self, query: MetaQueryCall) -> Result<v1::ObjectList, Fault> {
+        let (kind, name) = match &query {
+            MetaQueryCall::Get { kind, name } | MetaQueryCall::History { kind, name } => (kind, name.as_str()),
+            MetaQueryCall::List { kind } => (kind, ""),
+        };
+        check::name("kind", kind)?;
+        check::name("name", name)?;
         let objects = self.router.meta_query(&query).await?;
         Ok(v1::ObjectList { objects: objects.into_iter().map(object_view).collect() })
     }
@@ -70,9 +82,9 @@ impl Admin for AdminApi {
 
     async fn get_object(&self, request: Request<v1::ObjectKey>) -> Result<Response<v1::Object>, Status> {
         let v1::ObjectKey { kind, name } = request.into_inner();
-        let missing = Fault::new(Code::NotFound, format!("there is no {kind} {name:?}"));
-        let found = self.list(MetaQueryCall::Get { kind, name }).await;
-        self.answer(found.and_then(|mut list| list.objects.pop().ok_or(missing)))
+        let found = self.list(MetaQueryCall::Get { kind: kind.clone(), name: name.clone() }).await;
+        let missing = || Fault::new(Code::NotFound, format!("there is no {kind} {name:?}"));
+        self.answer(found.and_then(|mut list| list.objects.pop().ok_or_else(missing)))
     }
 
     async fn list_objects(&self, request: Request<v1::ObjectKey>) -> Result<Response<v1::ObjectList>, Status> {

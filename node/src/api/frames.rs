@@ -37,7 +37,13 @@ pub fn split(results: Vec<JobResult>) -> Vec<Vec<JobResult>> {
 }
 
 /// Writes what became of a shard's results into the acknowledgement.
-pub fn settle(counters: &Counters, shard: u16, ids: &[(u64, u32)], answer: Result<Reply, Fault>, ack: &mut v1::ResultAck) {
+pub fn settle(
+    counters: &Counters,
+    shard: u16,
+    ids: &[(u64, u32)],
+    answer: Result<Reply, Fault>,
+    ack: &mut v1::ResultAck,
+) {
     let id = |seq: u64| moso_proto::ShardId(shard).id(seq);
     match answer {
         Ok(Reply::Results(statuses)) => {

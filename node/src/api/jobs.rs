@@ -15,10 +15,12 @@ use moso_proto::{Code, JobId, ShardId, setting};
 use moso_queue::command::{ActRefusal, Action, Command, Reply};
 use moso_queue::limits::{ATTEMPTS_MAX, COMMAND_JOBS_MAX, TEXT_BYTES_MAX};
 use moso_queue::meta::{MetaView, SHARE_UNDEFINED};
+use prost::Message as _;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
@@ -26,20 +28,41 @@ use tonic::{Request, Response, Status};
 const PAGE_MAX: u32 = 10_000;
 /// Jobs on a page when nothing is said.
 const PAGE: u32 = 100;
+/// Bytes of a page, beyond which it ends early: ended jobs carry their output.
+const PAGE_BYTES_MAX: usize = 4 << 20;
 /// How often a watched task is looked at.
 const WATCH: Duration = Duration::from_millis(100);
+/// Tasks watched at once through this node: each costs ten reads a second.
+const WATCHES_MAX: usize = 1_000;
+/// Bytes of submissions under way through this node: while a shard has no leader, they wait here.
+const SUBMISSIONS_BYTES_MAX: usize = 256 << 20;
 
 /// The service.
 #[derive(Clone)]
 pub struct JobsApi {
     router: Arc<Router>,
     clock: Clock,
+    watches: Arc<Semaphore>,
+    submissions: Arc<Semaphore>,
 }
 
 impl JobsApi {
     /// Serves through `router`.
     pub fn new(router: Arc<Router>, clock: Clock) -> Self {
-        JobsApi { router, clock }
+        JobsApi {
+            router,
+            clock,
+            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+            submissions: Arc::new(Semaphore::new(SUBMISSIONS_BYTES_MAX)),
+        }
+    }
+
+    fn full(&self, what: &str) -> Fault {
+        Counters::add(&self.router.directory.counters.shed, 1);
+        Fault {
+            retry_after_ms: 500,
+            ..Fault::new(Code::Busy, format!("too many {what} at this node: come back later"))
+        }
     }
 
     fn meta(&self) -> Arc<MetaView> {
@@ -55,6 +78,8 @@ impl JobsApi {
     }
 
     async fn submit_request(&self, request: v1::SubmitRequest) -> Result<v1::SubmitReply, Fault> {
+        let bytes = u32::try_from(request.encoded_len()).unwrap_or(u32::MAX);
+        let _held = self.submissions.try_acquire_many(bytes).map_err(|_| self.full("submissions"))?;
         let spec = request.task.as_ref().ok_or_else(|| invalid("task is missing"))?;
         let submission = check::submission_id(&request.submission_id)?;
         let share_name = if spec.share.is_empty() { SHARE_UNDEFINED } else { &spec.share };
@@ -80,7 +105,8 @@ impl JobsApi {
         let bytes: Bytes = check::encode(&submit).into();
         match self.router.command(shard.0, bytes).await? {
             Reply::Submitted { task, jobs, repeated } => {
-                Counters::add(&self.router.directory.counters.submitted, u64::from(jobs));
+                let new = if repeated { 0 } else { u64::from(jobs) };
+                Counters::add(&self.router.directory.counters.submitted, new);
                 Ok(v1::SubmitReply { task_id: shard.id(task), first_job_id: shard.id(task + 1), jobs, repeated })
             }
             other => Err(Fault::new(Code::Internal, format!("a submission was answered with {other:?}"))),
@@ -125,18 +151,21 @@ impl JobsApi {
         let scope = self.scope(&request.selector.unwrap_or_default(), of).await?;
         let limit = if request.limit == 0 { PAGE } else { request.limit.min(PAGE_MAX) } as usize;
         let (mut shard, mut from) = read_cursor(&request.cursor)?;
-        let mut items = Vec::new();
+        let mut items: Vec<Vec<u8>> = Vec::new();
+        let mut bytes = 0;
         while let Some((&next, filter)) = scope.filters.range(shard..).next() {
             if next != shard {
                 (shard, from) = (next, From::Start);
             }
             let page: Page =
                 unpack(&self.router.query(shard, &list_call(of, filter, from, limit - items.len())).await?)?;
+            bytes += page.items.iter().map(Vec::len).sum::<usize>();
             items.extend(page.items);
+            let full = items.len() >= limit || bytes >= PAGE_BYTES_MAX;
             match page.next {
-                Some(next) if items.len() >= limit => return Ok((items, write_cursor(shard, next))),
+                Some(next) if full => return Ok((items, write_cursor(shard, next))),
                 Some(next) => from = next,
-                None if items.len() >= limit => return Ok((items, write_cursor(shard + 1, From::Start))),
+                None if full => return Ok((items, write_cursor(shard + 1, From::Start))),
                 None => (shard, from) = (shard + 1, From::Start),
             }
         }
@@ -308,10 +337,13 @@ impl Jobs for JobsApi {
 
     async fn watch_task(&self, request: Request<v1::TaskRequest>) -> Result<Response<Self::WatchTaskStream>, Status> {
         let id = request.into_inner().task_id;
+        let watch = self.watches.clone().try_acquire_owned();
+        let watch = watch.map_err(|_| status(self.full("watched tasks"), &self.meta()))?;
         let first = self.task(id).await.map_err(|fault| status(fault, &self.meta()))?;
         let (send, views) = tokio::sync::mpsc::channel(4);
         let api = self.clone();
         tokio::spawn(async move {
+            let _watch = watch;
             let mut last = first;
             let mut sent = send.send(Ok(last.clone())).await;
             while sent.is_ok() && last.ended_ms == 0 {

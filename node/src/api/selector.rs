@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 
 /// Ids in one selector.
 const IDS_MAX: usize = 10_000;
+/// States in one selector: more than there are.
+const STATES_MAX: usize = 64;
 
 /// Which shards to ask, and for what.
 pub struct Scope {
@@ -31,6 +33,9 @@ pub enum Of {
 pub fn scope(selector: &v1::Selector, of: Of, meta: &MetaView, shards: u16) -> Result<Scope, Fault> {
     if selector.jobs.len() + selector.tasks.len() > IDS_MAX {
         return Err(Fault::new(Code::TooLarge, format!("at most {IDS_MAX} ids are allowed in one selector")));
+    }
+    if selector.states.len() > STATES_MAX {
+        return Err(Fault::new(Code::TooLarge, format!("at most {STATES_MAX} states are allowed in one selector")));
     }
     let base = base(selector, of, meta)?;
     let mut filters = BTreeMap::new();
@@ -80,7 +85,7 @@ fn base(selector: &v1::Selector, of: Of, meta: &MetaView) -> Result<Filter, Faul
     };
     for state in &selector.states {
         if of == Of::Tasks {
-            filter.task_states.push(state.clone());
+            filter.task_states.push(check::name("a state", state)?.into());
         } else {
             filter.states.push(state.parse::<JobState>().map_err(|e| invalid(e.to_string()))?);
         }
@@ -123,6 +128,17 @@ pub fn read_cursor(text: &str) -> Result<(u16, From), Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_selector_is_bounded_before_it_is_copied_for_every_shard() {
+        let refused = |selector: v1::Selector| {
+            let fault = scope(&selector, Of::Tasks, &MetaView::default(), 64).err().unwrap();
+            assert_eq!(fault.code, Code::TooLarge, "{}", fault.message);
+        };
+        refused(v1::Selector { states: vec!["ready".into(); STATES_MAX + 1], ..Default::default() });
+        refused(v1::Selector { states: vec!["x".repeat(1 << 20)], ..Default::default() });
+        refused(v1::Selector { jobs: vec![1; IDS_MAX + 1], ..Default::default() });
+    }
 
     #[test]
     fn cursors_come_back_and_others_are_refused() {

@@ -19,9 +19,12 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Frames of a session under way; the stream is not read further meanwhile.
@@ -44,13 +47,13 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 const QUEUES_MAX: usize = 1_000;
 
 /// What a frame asks for.
-type Part = Pin<Box<dyn Future<Output = v1::NodeFrame> + Send>>;
+type Part<T = v1::NodeFrame> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What is under way of a session.
 #[derive(Default)]
 struct UnderWay {
     /// Each with the bytes of its frame.
-    parts: FuturesUnordered<Pin<Box<dyn Future<Output = (v1::NodeFrame, usize)> + Send>>>,
+    parts: FuturesUnordered<Part<(v1::NodeFrame, usize)>>,
     bytes: usize,
 }
 
@@ -88,7 +91,7 @@ impl WorkersApi {
 
 #[tonic::async_trait]
 impl Workers for WorkersApi {
-    type SessionStream = ReceiverStream<Result<v1::NodeFrame, Status>>;
+    type SessionStream = Frames;
 
     async fn session(
         &self,
@@ -96,13 +99,15 @@ impl Workers for WorkersApi {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (send, frames) = mpsc::channel(SEND_QUEUE);
         let api = self.clone();
+        let session = Arc::new(AtomicU64::new(0));
+        let frames = Frames { frames, dispatcher: self.dispatcher.clone(), session: session.clone() };
         tokio::spawn(async move {
             let mut inbound = request.into_inner();
-            if let Err(fault) = api.serve(&mut inbound, &send).await {
+            if let Err(fault) = api.serve(&mut inbound, &send, &session).await {
                 let _ = send.send(Err(status(fault, &api.router.directory.meta.load()))).await;
             }
         });
-        Ok(Response::new(ReceiverStream::new(frames)))
+        Ok(Response::new(frames))
     }
 }
 
@@ -119,12 +124,44 @@ impl Drop for Leasing {
         self.cancel.cancel();
         // From now on the task finds nobody; what it left before must not be lost.
         self.answer.close();
-        if let Ok(reply) = self.answer.try_recv()
-            && !reply.leases.is_empty()
-        {
-            let (dispatcher, session) = (self.dispatcher.clone(), self.session);
-            tokio::spawn(async move { dispatcher.undelivered(session, &reply.leases).await });
+        if let Ok(reply) = self.answer.try_recv() {
+            give_back(&self.dispatcher, self.session, reply.leases);
         }
+    }
+}
+
+/// Gives leases back that their worker will not see, unless the node stops.
+fn give_back(dispatcher: &Arc<Dispatcher>, session: u64, leases: Vec<v1::Lease>) {
+    if let (false, Ok(runtime)) = (leases.is_empty(), Handle::try_current()) {
+        let dispatcher = dispatcher.clone();
+        runtime.spawn(async move { dispatcher.undelivered(session, &leases).await });
+    }
+}
+
+/// The frames to a worker. Those that it leaves unread are looked through for leases, which are given back.
+pub struct Frames {
+    frames: mpsc::Receiver<Result<v1::NodeFrame, Status>>,
+    dispatcher: Arc<Dispatcher>,
+    /// Session, once it is known.
+    session: Arc<AtomicU64>,
+}
+
+impl Stream for Frames {
+    type Item = Result<v1::NodeFrame, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.frames.poll_recv(context)
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        self.frames.close();
+        let mut leases = Vec::new();
+        while let Ok(frame) = self.frames.try_recv() {
+            leases.extend(frame.ok().and_then(|frame| frame.lease).into_iter().flat_map(|reply| reply.leases));
+        }
+        give_back(&self.dispatcher, self.session.load(Ordering::Relaxed), leases);
     }
 }
 
@@ -133,6 +170,7 @@ impl WorkersApi {
         &self,
         inbound: &mut Streaming<v1::WorkerFrame>,
         send: &mpsc::Sender<Result<v1::NodeFrame, Status>>,
+        number: &AtomicU64,
     ) -> Result<(), Fault> {
         let Ok(Ok(Some(first))) = tokio::time::timeout(HELLO_TIME, inbound.message()).await else { return Ok(()) };
         let hello = first.hello.clone().ok_or_else(|| invalid("the first frame of a session must say hello"))?;
@@ -140,6 +178,7 @@ impl WorkersApi {
             return Err(invalid("the session number must not be zero"));
         }
         check::name("worker", &hello.worker)?;
+        number.store(hello.session, Ordering::Relaxed);
         let (pushes, mut pushed) = mpsc::channel(PUSHES);
         let ticket = self.sessions.open(hello.session, pushes).ok_or_else(|| Fault {
             retry_after_ms: 5_000,
@@ -223,12 +262,7 @@ impl Session {
     }
 
     /// Starts what a frame asks for; `false`: it was the last one.
-    fn take(
-        &self,
-        frame: v1::WorkerFrame,
-        parts: &mut UnderWay,
-        leasing: &mut Option<Leasing>,
-    ) -> Result<bool, Fault> {
+    fn take(&self, frame: v1::WorkerFrame, parts: &mut UnderWay, leasing: &mut Option<Leasing>) -> Result<bool, Fault> {
         if !frame.results.is_empty() {
             let bytes = frame.results.iter().map(prost::Message::encoded_len).sum();
             parts.push(self.results(frame.results)?, bytes);

@@ -1,6 +1,7 @@
 //! Tests of a replica among others, without threads, disk or clock.
 
 mod cluster;
+mod core;
 mod elections;
 mod hostile;
 mod replication;
