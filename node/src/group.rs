@@ -1,6 +1,9 @@
 //! A data shard on its reactor: the core, its store, and who waits for reads. Does what a turn asks for, in the order
 //! that the laws demand: messages, log, state, answers.
 
+mod picks;
+
+use self::picks::{leased, pick_from_task, within_user_caps};
 use crate::clock::Clock;
 use crate::directory::{Directory, ShardStatus, Usage};
 use crate::error::Error;
@@ -9,10 +12,8 @@ use crate::outbound::Outbound;
 use crate::request::{CommandReply, Fault, LeaseFor, LeaseReply, LeasedJob, Query, Request, Snapshot};
 use crate::store::state::{Applied, StateBatch, StateStore};
 use metrics::Histogram;
-use moso_proto::JobState;
 use moso_queue::command::{Command, JobResult, Outcome, Reply};
 use moso_queue::effect::{Effects, Signal};
-use moso_queue::filter::WorkerOffer;
 use moso_queue::ready::Popped;
 use moso_queue::{Machine, ReadyIndex};
 use moso_shard::core::{Answer, Core, CoreOutput, Shed};
@@ -151,6 +152,9 @@ impl Group {
     }
 
     fn take(&mut self, request: Request, around: &Surroundings<'_>) {
+        let split = |machine: &Machine, popped| {
+            within_user_caps(machine, popped, &around.directory.meta.load(), &around.directory.usage.load())
+        };
         match request {
             Request::Command { bytes, reply } => {
                 if let Err((shed, owed)) = self.core.command(&bytes, Owed::Command(reply, Instant::now())) {
@@ -158,14 +162,14 @@ impl Group {
                 }
             }
             Request::Lease { popped, to, reply } => {
-                let (allowed, over) = within_user_caps(self.core.machine(), popped, around.directory);
+                let (allowed, over) = split(self.core.machine(), popped);
                 self.core.put_back(&over);
                 self.lease(&allowed, &to, reply);
             }
             Request::LeaseTask { task, offer, max, to, reply } => match self.core.lease_room() {
                 Ok(()) => {
                     let picked = pick_from_task(self.core.machine(), task, &offer, max);
-                    let (allowed, _) = within_user_caps(self.core.machine(), picked, around.directory);
+                    let (allowed, _) = split(self.core.machine(), picked);
                     self.lease(&allowed, &to, reply);
                 }
                 Err(shed) => self.shed(shed, Owed::Lease(reply, Instant::now())),
@@ -374,67 +378,6 @@ impl Group {
 /// The node of a replica: the upper half of its id.
 pub fn node_of(peer: u64) -> u32 {
     (peer >> 32) as u32
-}
-
-fn leased(machine: &Machine, seq: u64, attempt: u32) -> Option<LeasedJob> {
-    let job = machine.job(seq)?;
-    let task = machine.task(job.task)?;
-    let class = &machine.classes().get(job.class).key;
-    Some(LeasedJob {
-        seq,
-        body: if task.array { task.seq } else { seq },
-        task: task.seq,
-        index: task.position(seq).unwrap_or(0),
-        attempt,
-        body_type: (*task.body_type).into(),
-        wall_time_s: class.wall_time_s,
-        queue: class.queue,
-    })
-}
-
-/// Splits what was taken into what the users' caps leave room for, and the rest. A class is tested when it is taken from,
-/// a single request may want more of it than there is room.
-fn within_user_caps(machine: &Machine, popped: Vec<Popped>, directory: &Directory) -> (Vec<Popped>, Vec<Popped>) {
-    let (meta, usage) = (directory.meta.load(), directory.usage.load());
-    let mut left: BTreeMap<&str, u64> = BTreeMap::new();
-    popped.into_iter().partition(|job| {
-        let Some(class) = machine.classes().find(job.class) else { return true };
-        let owner = &*class.key.owner;
-        let left = left.entry(owner).or_insert_with(|| match meta.user(owner).max_running {
-            0 => u64::MAX,
-            cap => cap.saturating_sub(usage.user_leased.get(owner).copied().unwrap_or(0)),
-        });
-        let room = *left > 0;
-        *left = left.saturating_sub(1);
-        room
-    })
-}
-
-fn pick_from_task(machine: &Machine, task: u64, offer: &WorkerOffer, max: usize) -> Vec<Popped> {
-    let Some(task) = machine.task(task) else { return Vec::new() };
-    let end = task.first() + u64::from(task.jobs);
-    // Stops behind the last ready job: looking through a large task for nothing would hold up the shard.
-    let unmade = if task.rest_state == JobState::Activated { task.rest_len() } else { 0 };
-    let ready = task.counts[JobState::Activated as usize] - unmade;
-    let mut out: Vec<Popped> = machine
-        .jobs()
-        .from(task.first())
-        .take_while(|job| job.seq < end)
-        .filter(|job| job.state == JobState::Activated)
-        .take(ready as usize)
-        .filter(|job| !job.reserved && offer.fits(&machine.classes().get(job.class).key))
-        .take(max)
-        .map(|job| Popped { seq: job.seq, class: job.class, priority: job.priority })
-        .collect();
-    if task.rest_state == JobState::Activated && offer.fits(&machine.classes().get(task.class).key) {
-        let unmade = task.rest.iter().flat_map(|&(a, b)| a..b).take(max - out.len());
-        out.extend(unmade.map(|position| Popped {
-            seq: task.first() + u64::from(position),
-            class: task.class,
-            priority: task.priority,
-        }));
-    }
-    out
 }
 
 fn usage(machine: &Machine) -> Usage {

@@ -52,8 +52,9 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let clock = Clock::default();
     let folder = DataFolder::open(&config.data, &config.cluster, config.node)?;
     let listeners = Listeners::bind(&config).await?;
-    let built = build(&config, &folder, clock)?;
-    let Built { mailboxes, parkers, directory, groups, meta, log, sessions } = built;
+    let built = build(&config, &folder)?;
+    let (mailboxes, directory) = (built.mailboxes.clone(), built.directory.clone());
+    let sessions = Arc::new(Sessions::default());
     let served = Arc::new(OnceLock::new());
     let handler = Handler { mailboxes: mailboxes.clone(), sessions: sessions.clone(), served: served.clone() };
     let others: Vec<u32> = directory.hints.keys().copied().collect();
@@ -70,34 +71,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     });
     let _ = served.set(Served { router: router.clone(), dispatcher: dispatcher.clone() });
 
-    let (writer, writer_thread) =
-        LogWriter::start(log.clone(), outbound.clone(), mailboxes.clone()).map_err(threads)?;
-    let (flusher, flusher_thread) = Flusher::start(mailboxes.clone()).map_err(threads)?;
     let (failed, mut failure) = watch::channel(false);
-    let mut threads = Vec::new();
-    let mut meta = Some(meta);
-    let mut per_reactor: Vec<BTreeMap<u16, crate::group::Group>> = mailboxes.iter().map(|_| BTreeMap::new()).collect();
-    for (shard, group) in groups {
-        per_reactor[usize::from(shard) % mailboxes.len()].insert(shard, group);
-    }
-    for ((number, parker), groups) in parkers.into_iter().enumerate().zip(per_reactor) {
-        let reactor = Reactor {
-            groups,
-            // Shard 0 belongs to the first reactor, as its mailbox is chosen by the shard's number.
-            meta: if number == 0 { meta.take() } else { None },
-            mailbox: mailboxes[number].clone(),
-            parker,
-            directory: directory.clone(),
-            outbound: outbound.clone(),
-            log: writer.clone(),
-            upkeep: Upkeep::new(flusher.clone(), log.clone(), writer.clone(), peers.clone()),
-            clock,
-            tick_ms: config.raft_tick_ms,
-            policy_version: u64::MAX,
-        };
-        threads.push(start_reactor(number, reactor, failed.clone())?);
-    }
-    drop((writer, flusher));
+    let threads = start_threads(&config, built, &outbound, &peers, clock, &failed)?;
 
     let hints_info = info.clone();
     let hints = tokio::spawn(crate::hints::run(directory.clone(), peers.clone(), move || hints_info.own()));
@@ -129,11 +104,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let _ = tokio::time::timeout(DRAIN, api).await;
     let _ = tokio::time::timeout(DRAIN, http).await;
     mailboxes.iter().for_each(|m| m.stop());
-    let joined = tokio::task::spawn_blocking(move || {
-        threads.into_iter().for_each(|t| drop(t.join()));
-        drop(flusher_thread.join());
-        drop(writer_thread.join());
-    });
+    // The flusher and the log writer end when the reactors have.
+    let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())));
     let _ = joined.await;
     for slot in &directory.shards {
         if let Some(store) = &slot.store {
@@ -146,6 +118,46 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
 
 fn threads(source: std::io::Error) -> Error {
     Error::Io { what: "starting a thread".into(), source }
+}
+
+/// Starts the reactors, the flusher and the log writer, in the order in which they end.
+fn start_threads(
+    config: &Config,
+    built: Built,
+    outbound: &Outbound,
+    peers: &Arc<Peers>,
+    clock: Clock,
+    failed: &watch::Sender<bool>,
+) -> Result<Vec<JoinHandle<()>>, Error> {
+    let Built { mailboxes, parkers, directory, groups, meta, log } = built;
+    let (writer, writer_thread) =
+        LogWriter::start(log.clone(), outbound.clone(), mailboxes.clone()).map_err(threads)?;
+    let (flusher, flusher_thread) = Flusher::start(mailboxes.clone()).map_err(threads)?;
+    let mut started = Vec::new();
+    let mut meta = Some(meta);
+    let mut per_reactor: Vec<BTreeMap<u16, crate::group::Group>> = mailboxes.iter().map(|_| BTreeMap::new()).collect();
+    for (shard, group) in groups {
+        per_reactor[usize::from(shard) % mailboxes.len()].insert(shard, group);
+    }
+    for ((number, parker), groups) in parkers.into_iter().enumerate().zip(per_reactor) {
+        let reactor = Reactor {
+            groups,
+            // Shard 0 belongs to the first reactor, as its mailbox is chosen by the shard's number.
+            meta: if number == 0 { meta.take() } else { None },
+            mailbox: mailboxes[number].clone(),
+            parker,
+            directory: directory.clone(),
+            outbound: outbound.clone(),
+            log: writer.clone(),
+            upkeep: Upkeep::new(flusher.clone(), log.clone(), writer.clone(), peers.clone()),
+            clock,
+            tick_ms: config.raft_tick_ms,
+            policy_version: u64::MAX,
+        };
+        started.push(start_reactor(number, reactor, failed.clone())?);
+    }
+    started.extend([flusher_thread, writer_thread]);
+    Ok(started)
 }
 
 struct Listeners {
@@ -188,11 +200,10 @@ struct Built {
     groups: Vec<(u16, crate::group::Group)>,
     meta: crate::meta_group::MetaGroup,
     log: Arc<RocksLog>,
-    sessions: Arc<Sessions>,
 }
 
 /// Opens all that is on disk.
-fn build(config: &Config, folder: &DataFolder, clock: Clock) -> Result<Built, Error> {
+fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
     const MIB: usize = 1 << 20;
     let data = folder.path();
     let log_options = LogOptions { write_buffer_bytes: config.log_write_buffer_mib * MIB };
@@ -248,8 +259,7 @@ fn build(config: &Config, folder: &DataFolder, clock: Clock) -> Result<Built, Er
         counters: Counters::default(),
     });
     publish(meta.core(), &directory)?;
-    let _ = clock;
-    Ok(Built { mailboxes, parkers, directory, groups, meta, log, sessions: Arc::default() })
+    Ok(Built { mailboxes, parkers, directory, groups, meta, log })
 }
 
 fn start_reactor(number: usize, reactor: Reactor, failed: watch::Sender<bool>) -> Result<JoinHandle<()>, Error> {
