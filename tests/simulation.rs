@@ -89,3 +89,23 @@ fn a_seed_run_twice_gives_the_same_events() {
     }
     assert_ne!(sim::run(3, false).hash, sim::run(4, false).hash);
 }
+
+/// Seeds that found a bug when it was there; named after it. They mean something only while the simulator draws as it
+/// does: whoever changes that looks for new ones, with the fix taken out.
+#[test]
+fn seeds_that_found_bugs() {
+    let seeds = [
+        (4, "entries joined to an append at another position"),
+        (20, "waits stand still after a wall clock was ahead"),
+        (37, "a wake-up lost with the leadership"),
+        (257, "the expiry breaker holds dead workers' leases for ever"),
+        (285, "a heartbeat acknowledged although the expiry is proposed"),
+        (741, "a late rejection sends a follower back beyond the log's cut"),
+        (2785, "the log is cut beyond what its leader has on disk"),
+    ];
+    for (seed, bug) in seeds {
+        if let Some(failure) = sim::run(seed, false).failure {
+            panic!("{bug}?\n{failure}");
+        }
+    }
+}

@@ -72,8 +72,8 @@ pub struct Group {
     heard: BTreeMap<u64, u64>,
     /// Since when commands may be gathered without being proposed; true time.
     gathering_ms: Option<u64>,
-    /// Jobs claimed for leases in this leadership, and how many commands had touched each by then.
-    claimed: BTreeMap<u64, u64>,
+    /// Jobs claimed for leases in this leadership, and not changed since.
+    claimed: BTreeSet<u64>,
     /// Jobs taken from the ready index and perhaps not yet at the reactor, with the time.
     popped: BTreeMap<u64, u64>,
     serving: Option<u64>,
@@ -134,7 +134,7 @@ impl Group {
             jitter_ticks: 0,
             heard: BTreeMap::new(),
             gathering_ms: None,
-            claimed: BTreeMap::new(),
+            claimed: BTreeSet::new(),
             popped: BTreeMap::new(),
             serving: None,
             flush_ms: around.mono_ms + around.env.within(first_flush),
@@ -240,7 +240,7 @@ impl Group {
     ) -> Check {
         let claims: BTreeSet<u64> = popped.iter().filter(|popped| self.claimable(popped)).map(|p| p.seq).collect();
         match self.core.lease(popped, session, worker, ttl_ms, owed) {
-            Ok(None) => self.check_claims(around, &claims)?,
+            Ok(None) => self.check_claims(around, claims)?,
             Ok(Some(owed)) => {
                 let none = moso_queue::command::Reply::Leased(Vec::new());
                 reply(around, owed, Answer::Reply(none));
@@ -467,6 +467,9 @@ impl Group {
                 around.node,
                 self.shard
             );
+        }
+        for seq in &effects.jobs {
+            self.claimed.remove(seq);
         }
         store.write(machine, effects, position);
         let index = self.core.replica_ref().applied_index();

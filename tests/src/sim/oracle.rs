@@ -27,8 +27,6 @@ struct Known {
     attempt: u32,
     session: u64,
     ttl_ms: u32,
-    /// Commands that changed its record.
-    touched: u64,
 }
 
 /// A lease's last sign of life that the leader acknowledged, in the waking time of the leader of that term.
@@ -103,11 +101,6 @@ impl Oracle {
     /// All archive records.
     pub fn all_ended(&self) -> &BTreeMap<u64, (JobState, u32, Vec<u8>)> {
         &self.ended
-    }
-
-    /// Commands so far that changed a job's record.
-    pub fn touched(&self, seq: u64) -> u64 {
-        self.jobs.get(&seq).map_or(0, |known| known.touched)
     }
 
     /// Task and jobs of a committed submission.
@@ -284,13 +277,7 @@ impl Oracle {
                 state.is_none_or(|state| state == JobState::Activated),
                 "job {seq} was {state:?}"
             );
-            let known = self.jobs.entry(seq).or_insert(Known {
-                state: JobState::Activated,
-                attempt,
-                session,
-                ttl_ms,
-                touched: 0,
-            });
+            let known = self.jobs.entry(seq).or_insert(Known { state: JobState::Activated, attempt, session, ttl_ms });
             (known.attempt, known.session, known.ttl_ms) = (attempt, session, ttl_ms);
         }
         Ok(())
@@ -419,7 +406,7 @@ impl Oracle {
                 self.step(env, command, *seq, before, state)?;
             }
             self.alive.remove(seq);
-            let known = self.jobs.entry(*seq).or_insert(Known { state, attempt, session: 0, ttl_ms: 0, touched: 0 });
+            let known = self.jobs.entry(*seq).or_insert(Known { state, attempt, session: 0, ttl_ms: 0 });
             known.state = state;
         }
         Ok(())
@@ -444,12 +431,11 @@ impl Oracle {
                 ensure_that!("I3 ended once", !before.state.is_final(), "job {seq} lives again");
             }
             let ttl_ms = job.ttl_ms;
-            let touched = before.as_ref().map_or(0, |known| known.touched) + 1;
             let from = before.map(|known| known.state);
             if from != Some(state) {
                 self.step(env, command, seq, from, state)?;
             }
-            let known = Known { state, attempt, session, ttl_ms, touched };
+            let known = Known { state, attempt, session, ttl_ms };
             self.jobs.insert(seq, known);
         }
         Ok(())
