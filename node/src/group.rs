@@ -365,7 +365,7 @@ impl Group {
             commit: replica.committed_index(),
             applied: replica.applied_index(),
             lag: progress.iter().map(|p| p.lag).max().unwrap_or(0),
-            matched: if leads { progress.iter().map(|p| p.matched).min().unwrap_or(0) } else { 0 },
+            matched: replica.matched_by_all().filter(|_| leads).unwrap_or(0),
             live: machine.live(),
             ready: sum(moso_queue::Class::ready),
             leased: sum(moso_queue::Class::leased),

@@ -142,10 +142,10 @@ impl Upkeep {
         if let Some(entry) = self.shards.get_mut(&shard) {
             entry.flushing = false;
         }
-        let own = group.core().replica().progress().iter().map(|p| p.matched).min();
         let told = directory.shard(shard).map_or(0, |s| s.matched.load(Ordering::Relaxed));
-        let matched = own.unwrap_or(told);
         let replica = group.core().replica();
+        // The leader's own disk counts too: entries that it sent and has not synced may be gone after a crash.
+        let matched = replica.matched_by_all().unwrap_or(told);
         let cut = durable.min(matched).saturating_sub(KEEP_ENTRIES);
         if cut < replica.first_index() + CUT_ENTRIES_MIN {
             return;
