@@ -195,6 +195,8 @@ pub struct Directory {
     pub waiting: WaitRooms,
     /// The disk is nearly full: no submissions.
     pub disk_low: AtomicBool,
+    /// This node stops: it wants no leadership.
+    pub draining: AtomicBool,
     /// Wakes the hint task before its time.
     pub hint_now: Notify,
     /// Counters.
@@ -210,6 +212,12 @@ impl Directory {
     /// Shards led here.
     pub fn led_here(&self) -> impl Iterator<Item = &ShardSlot> {
         self.shards.iter().filter(|s| s.leader() == self.node)
+    }
+
+    /// Whether a node stops, or did so when it was last heard of.
+    pub fn is_draining(&self, node: u32) -> bool {
+        let told = || self.hints.get(&node).is_some_and(|hints| hints.load().draining);
+        if node == self.node { self.draining.load(Ordering::Relaxed) } else { told() }
     }
 }
 

@@ -65,6 +65,8 @@ pub struct NodeHints {
     pub usage: Option<Usage>,
     /// The node's own figures; absent in most messages.
     pub node: Option<NodeView>,
+    /// The sender stops: it wants no leadership.
+    pub draining: bool,
 }
 
 /// What goes between nodes in a hint frame.
@@ -123,7 +125,8 @@ fn collect(directory: &Directory, usage: bool, node: Option<NodeView>) -> NodeHi
             ShardHint { status: **slot.status.load(), queues: queues.unwrap_or_default() }
         })
         .collect();
-    NodeHints { shards, usage: usage.then(|| own_usage(directory)), node }
+    let draining = directory.draining.load(Ordering::Relaxed);
+    NodeHints { shards, usage: usage.then(|| own_usage(directory)), node, draining }
 }
 
 fn own_usage(directory: &Directory) -> Usage {

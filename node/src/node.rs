@@ -255,6 +255,7 @@ fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
         hints: others.map(|node| (node, arc_swap::ArcSwap::from_pointee(NodeHints::default()))).collect(),
         waiting: Default::default(),
         disk_low: Default::default(),
+        draining: Default::default(),
         hint_now: Default::default(),
         counters: Counters::default(),
     });
@@ -280,9 +281,13 @@ async fn give_leaderships_away(directory: &Directory, mailboxes: &[Arc<Mailbox>]
     if directory.hints.is_empty() {
         return;
     }
+    directory.draining.store(true, std::sync::atomic::Ordering::Relaxed);
+    directory.hint_now.notify_one();
     mailboxes.iter().for_each(|m| m.drain());
     let deadline = tokio::time::Instant::now() + DRAIN;
-    while directory.led_here().next().is_some() && tokio::time::Instant::now() < deadline {
+    // Where all stop, nobody is left to lead.
+    let anybody = || directory.hints.keys().any(|&node| !directory.is_draining(node));
+    while directory.led_here().next().is_some() && anybody() && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

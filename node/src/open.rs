@@ -129,7 +129,7 @@ pub fn load_machine(shard: u16, store: &StateStore) -> Result<Machine, Error> {
     Ok(machine)
 }
 
-/// Opens a data shard's replica. The preferred leader of a new shard campaigns at once.
+/// Opens a data shard's replica.
 pub fn open_group(
     config: &Config,
     shard: u16,
@@ -137,10 +137,7 @@ pub fn open_group(
     store: Arc<StateStore>,
     log: &Arc<RocksLog>,
 ) -> Result<Group, Error> {
-    let (mut replica, applied) = open_replica(config, shard, &store, log, voters(nodes))?;
-    if replica.term() == 0 && nodes.first() == Some(&config.node) {
-        let _ = replica.campaign();
-    }
+    let (replica, applied) = open_replica(config, shard, &store, log, voters(nodes))?;
     let machine = load_machine(shard, &store)?;
     let election_ms = u64::from(config.election_ticks) * config.raft_tick_ms;
     let policy = crate::upkeep::policy(&MetaView::default());
@@ -162,10 +159,7 @@ pub fn open_meta(config: &Config, store: Arc<StateStore>, log: &Arc<RocksLog>) -
     let mut conf_state = voters(&voting);
     conf_state.learners =
         config.members.iter().filter(|m| !voting.contains(&m.node)).map(|m| peer_of(m.node)).collect();
-    let (mut replica, applied) = open_replica(config, 0, &store, log, conf_state)?;
-    if replica.term() == 0 && voting.first() == Some(&config.node) {
-        let _ = replica.campaign();
-    }
+    let (replica, applied) = open_replica(config, 0, &store, log, conf_state)?;
     let machine = MetaMachine::load(store.records()?.into_iter())?;
     Ok(MetaGroup::new(MetaCore::new(replica, machine, applied), store, bootstrap(config)))
 }

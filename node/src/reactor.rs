@@ -210,15 +210,19 @@ impl Reactor {
             group.core().replica().tick();
             group.core().maintain(now, wall);
             if draining {
-                self.upkeep.give_away(group);
+                self.upkeep.give_away(group, &self.directory);
             } else {
                 self.upkeep.tick(group, &self.directory, shard, now);
             }
         }
         if let Some(meta) = &mut self.meta {
             meta.core().replica().tick();
-            if draining {
-                give_away(meta.core().replica());
+            let replica = meta.core().replica();
+            let first = replica.conf_state().voters.iter().copied().map(crate::group::node_of).min();
+            match first {
+                _ if draining => give_away(replica, &self.directory),
+                Some(first) => self.upkeep.lead_if_nobody_does(replica, 0, first, self.directory.node, now),
+                None => {}
             }
         }
     }
@@ -247,12 +251,13 @@ impl Reactor {
     }
 }
 
-/// Gives a leadership to the replica that lacks least, if one is near.
-pub fn give_away(replica: &mut moso_shard::Replica) {
+/// Gives a leadership to the replica that lacks least, if one is near and not about to stop too.
+pub fn give_away(replica: &mut moso_shard::Replica, directory: &Directory) {
     if replica.serving_term().is_none() || replica.is_transferring() {
         return;
     }
-    let others = replica.progress().into_iter().filter(|p| p.peer != replica.peer() && p.active);
+    let stays = |peer| !directory.is_draining(crate::group::node_of(peer));
+    let others = replica.progress().into_iter().filter(|p| p.peer != replica.peer() && p.active && stays(p.peer));
     if let Some(best) = others.min_by_key(|p| p.lag) {
         let _ = replica.transfer_leader(best.peer);
     }

@@ -10,6 +10,7 @@ use crate::store::state::StateStore;
 use crossbeam::channel::{Sender, bounded};
 use moso_proto::setting;
 use moso_queue::meta::MetaView;
+use moso_shard::Replica;
 use moso_shard::core::Policy;
 use moso_shard::leases::ExpiryPolicy;
 use moso_shard::timeouts::TimeoutTable;
@@ -28,8 +29,10 @@ const KEEP_ENTRIES: u64 = 64;
 const CUT_ENTRIES_MIN: u64 = 256;
 /// How often a leader looks whether its preferred node could lead, ms.
 const BALANCE_MS: u64 = 5_000;
-/// Entries that the preferred node may lack.
-const BALANCE_LAG_MAX: u64 = 64;
+/// How soon it looks again if that node lacked too much: under load a moment when it does not is soon found.
+const BALANCE_AGAIN_MS: u64 = 500;
+/// How often the preferred node of a shard without a leader campaigns, ms.
+const CAMPAIGN_MS: u64 = 500;
 
 /// What a flush is asked of.
 struct FlushTask {
@@ -74,7 +77,8 @@ impl Flusher {
 struct ShardUpkeep {
     flushing: bool,
     flushed_ms: u64,
-    balanced_ms: u64,
+    balance_at_ms: u64,
+    campaign_at_ms: u64,
 }
 
 /// A reactor's upkeep of its shards.
@@ -96,7 +100,7 @@ impl Upkeep {
     pub fn tick(&mut self, group: &mut Group, directory: &Directory, shard: u16, now_ms: u64) {
         let entry = self.shards.entry(shard).or_insert_with(|| ShardUpkeep {
             flushed_ms: now_ms,
-            balanced_ms: now_ms,
+            balance_at_ms: now_ms + BALANCE_MS,
             ..ShardUpkeep::default()
         });
         let old = group.unflushed_bytes > 0 && now_ms >= entry.flushed_ms + FLUSH_MS;
@@ -109,31 +113,48 @@ impl Upkeep {
                 group.unflushed_bytes = 0;
             }
         }
-        if now_ms >= entry.balanced_ms + BALANCE_MS {
-            entry.balanced_ms = now_ms;
-            self.balance(group, directory, shard);
+        if now_ms >= entry.balance_at_ms {
+            let done = self.balance(group, directory, shard);
+            let entry = self.shards.entry(shard).or_default();
+            entry.balance_at_ms = now_ms + if done { BALANCE_MS } else { BALANCE_AGAIN_MS };
+        }
+        if let Some(&preferred) = directory.shard(shard).and_then(|slot| slot.replicas.first()) {
+            self.lead_if_nobody_does(group.core().replica(), shard, preferred, directory.node, now_ms);
+        }
+    }
+
+    /// The preferred node of a shard without a leader campaigns once it reaches a majority, so that a cluster that
+    /// starts has leaders, where they belong, long before election timeouts run out. The others' timeouts run on.
+    pub fn lead_if_nobody_does(&mut self, replica: &mut Replica, shard: u16, preferred: u32, own: u32, now_ms: u64) {
+        if own != preferred || replica.leader().is_some() {
+            return;
+        }
+        let entry = self.shards.entry(shard).or_default();
+        let voters = replica.conf_state().voters;
+        let up = voters.iter().filter(|&&peer| node_of(peer) == own || self.peers.is_connected(node_of(peer))).count();
+        if now_ms >= entry.campaign_at_ms && up > voters.len() / 2 {
+            entry.campaign_at_ms = now_ms + CAMPAIGN_MS;
+            // Not now, if entries wait for the disk: a tick later then.
+            let _ = replica.campaign();
         }
     }
 
     /// The node stops: its leaderships go.
-    pub fn give_away(&self, group: &mut Group) {
-        crate::reactor::give_away(group.core().replica());
+    pub fn give_away(&self, group: &mut Group, directory: &Directory) {
+        crate::reactor::give_away(group.core().replica(), directory);
     }
 
-    /// Gives the leadership to the shard's preferred node once that one is up and has the log.
-    fn balance(&self, group: &mut Group, directory: &Directory, shard: u16) {
-        let Some(&preferred) = directory.shard(shard).and_then(|s| s.replicas.first()) else { return };
-        if preferred == directory.node || !group.core().serves() || !self.peers.is_up(preferred) {
-            return;
+    /// Gives the leadership to the shard's preferred node once that one is up and has the log; `false` if it lacks too
+    /// much of it at the moment.
+    fn balance(&self, group: &mut Group, directory: &Directory, shard: u16) -> bool {
+        let Some(&preferred) = directory.shard(shard).and_then(|s| s.replicas.first()) else { return true };
+        let able = self.peers.is_up(preferred) && !directory.is_draining(preferred);
+        if preferred == directory.node || !group.core().serves() || !able {
+            return true;
         }
         let replica = group.core().replica();
-        let ready = replica
-            .progress()
-            .into_iter()
-            .find(|p| node_of(p.peer) == preferred && p.active && p.lag <= BALANCE_LAG_MAX);
-        if let Some(peer) = ready {
-            let _ = replica.transfer_leader(peer.peer);
-        }
+        let peer = replica.progress().into_iter().find(|p| node_of(p.peer) == preferred);
+        peer.is_none_or(|peer| replica.transfer_leader(peer.peer).is_ok())
     }
 
     /// A flush has ended: the log below may go, as far as every replica has it on disk, so that none will ever need

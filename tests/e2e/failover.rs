@@ -6,6 +6,8 @@ mod common;
 
 use common::Cluster;
 use common::load::Load;
+use moso::{LocalCluster, LocalOptions};
+use moso_client::Client;
 use std::time::Duration;
 
 /// Jobs that run between two disturbances.
@@ -80,4 +82,37 @@ async fn nodes_are_stopped_and_started_one_by_one() {
     load.progress(JOBS).await;
     load.settle(&cluster).await;
     cluster.nodes.stop().await.unwrap();
+}
+
+/// Election timeouts last longer than the wait for readiness here, so only the preferred nodes' own campaigns can help.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_starts_has_leaders_before_election_timeouts() {
+    let mut nodes = LocalCluster::start(patient()).await.unwrap();
+    assert_eq!(leaders(&nodes).await, PREFERRED);
+    for node in 1..=3 {
+        nodes.kill(node).unwrap();
+    }
+    for node in 1..=3 {
+        nodes.start_node(node).unwrap();
+    }
+    nodes.wait_ready().await.unwrap();
+    assert_eq!(leaders(&nodes).await, PREFERRED);
+    nodes.stop().await.unwrap();
+}
+
+/// The first replica of the meta group and of six shards.
+const PREFERRED: [u32; 7] = [1, 1, 2, 3, 1, 2, 3];
+
+/// 100 s to 200 s without a leader before an election.
+fn patient() -> LocalOptions {
+    LocalOptions {
+        shards: PREFERRED.len() as u16 - 1,
+        env: vec![("MOSO_NODE_ELECTION_TICKS".into(), "1000".into())],
+        ..LocalOptions::default()
+    }
+}
+
+async fn leaders(nodes: &LocalCluster) -> Vec<u32> {
+    let view = Client::connect(nodes.addrs()).await.unwrap().cluster().await.unwrap();
+    view.shards.iter().map(|shard| shard.leader).collect()
 }

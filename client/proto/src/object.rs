@@ -57,7 +57,7 @@ pub struct Queue {
     pub lease_ttl_ms: u32,
     /// How often workers send heartbeats; at most half of the lease.
     pub heartbeat_ms: u32,
-    /// Most jobs leased at once over the whole cluster; 0: no bound. Counted with figures up to 200 ms old.
+    /// Most jobs leased at once over the whole cluster; 0: no bound. Counted with figures up to 400 ms old.
     pub max_running: u64,
     /// What its workers offer; 0: not stated. Only used to explain and to warn.
     pub max_memory_mib: u32,

@@ -28,8 +28,9 @@ pub const COUNTER_MAX: u64 = 1 << 62;
 /// is gone.
 pub const READS_PENDING_MAX: usize = 64;
 
-/// Entries a replica may lack and still be given the leadership. The shard takes no proposals until it has caught up.
-pub const TRANSFER_LAG_MAX: u64 = 128;
+/// Entries a replica may lack and still be given the leadership. The shard takes no proposals until it has caught up; a
+/// busy shard has hundreds under way at any time.
+pub const TRANSFER_LAG_MAX: u64 = 1_024;
 
 /// Unanswered probes a quorum lease remembers. A probe is due once per heartbeat; an older one can no longer extend it.
 pub const LEASE_PROBES_MAX: usize = 16;

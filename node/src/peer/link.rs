@@ -223,7 +223,8 @@ impl Link {
             self.take(&mut out);
             if out.is_empty() {
                 tokio::select! {
-                    () = self.wake.notified() => {}
+                    // Whoever runs next may have something to send too.
+                    () = self.wake.notified() => tokio::task::yield_now().await,
                     () = sleep_until(ping_at) => {}
                 }
             } else {

@@ -161,6 +161,11 @@ impl Peers {
         self.links.get(&node).is_some_and(|link| link.is_connected()) || self.shared.heard_lately(node)
     }
 
+    /// Whether what is sent to a node now would leave at once.
+    pub fn is_connected(&self, node: u32) -> bool {
+        self.links.get(&node).is_some_and(|link| link.is_connected())
+    }
+
     /// What happened on all connections since the start.
     pub fn counts(&self) -> PeerCounts {
         self.shared.counts.read()
