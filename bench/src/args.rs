@@ -177,7 +177,7 @@ pub struct Replay {
     /// Each job of the trace becomes so many
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub amplify: u32,
-    /// Kill a random node this often and start it again 2 s later (only a cluster started here)
+    /// Kill a random node this often while the trace lasts, and start it again 2 s later (only a cluster started here)
     #[arg(long, value_parser = duration)]
     pub kill_every: Option<Duration>,
     /// Bytes of a job's body

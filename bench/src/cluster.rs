@@ -86,15 +86,21 @@ impl Target {
         }
     }
 
-    /// Kills a node drawn from the seed every so often, and starts it again. Goes on until it is dropped; then
-    /// [`restore`](Self::restore) is due. Returns only what went wrong.
-    pub async fn kill_nodes(&self, every: Duration, seed: u64, say: impl Fn(String) + Send) -> anyhow::Error {
+    /// Kills a node drawn from the seed every so often, and starts it again, until `until`. Is waited for until it is
+    /// dropped; then [`restore`](Self::restore) is due. Returns only what went wrong.
+    pub async fn kill_nodes(
+        &self,
+        every: Duration,
+        until: tokio::time::Instant,
+        seed: u64,
+        say: impl Fn(String) + Send,
+    ) -> anyhow::Error {
         let Some(own) = &self.own else {
             return anyhow::anyhow!("only a cluster that was started here can lose nodes");
         };
         let mut rng = StdRng::seed_from_u64(seed);
         let mut next = tokio::time::Instant::now() + every;
-        loop {
+        while next < until {
             tokio::time::sleep_until(next).await;
             next = tokio::time::Instant::now() + every;
             let mut cluster = own.lock().await;
@@ -110,6 +116,7 @@ impl Target {
             }
             say(format!("node {node} is back"));
         }
+        std::future::pending().await
     }
 
     /// Nodes killed so far.

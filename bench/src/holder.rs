@@ -259,7 +259,7 @@ impl Holder {
         }
         let leases = event.leases.unwrap_or_default();
         if self.jobs.slots.is_empty() && !leases.is_empty() {
-            self.begin_beats(now_us, leases[0].heartbeat_ms);
+            self.begin_beats(now_us, leases[0].heartbeat_ms, leases.len());
         }
         if let Some(wanted) = &self.plan.wanted {
             wanted.fetch_sub(leases.len() as i64, Relaxed);
@@ -271,12 +271,12 @@ impl Holder {
         }
     }
 
-    /// The first job of an empty worker: its first heartbeat is an interval away.
-    fn begin_beats(&mut self, now_us: u64, heartbeat_ms: u32) {
+    /// The first jobs of an empty worker: the last of them is heard of an interval from now.
+    fn begin_beats(&mut self, now_us: u64, heartbeat_ms: u32, jobs: usize) {
         if self.plan.heartbeat_us == 0 {
             self.beat_interval_us = u64::from(heartbeat_ms.max(1_000)) * 1_000;
         }
-        self.next_beat_us = now_us + self.beat_interval_us;
+        self.next_beat_us = now_us + self.beat_interval_us / jobs.div_ceil(self.plan.beat_jobs).max(1) as u64;
     }
 
     fn wake_us(&self) -> u64 {

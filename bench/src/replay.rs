@@ -72,8 +72,10 @@ pub async fn command(common: &Common, asked: &Replay, target: &Target, workload:
     report.body_bytes = Some(asked.body);
     match asked.kill_every {
         Some(every) => {
+            let span = Duration::from_secs_f64(f64::from(workload.span_s()) / asked.speedup);
+            let until = tokio::time::Instant::now() + span;
             tokio::select! {
-                fault = target.kill_nodes(every, common.seed, monitor.voice()) => run.fail(fault),
+                fault = target.kill_nodes(every, until, common.seed, monitor.voice()) => run.fail(fault),
                 _ = all_ended => report.kills = Some(target.kills()),
             }
             // A node that is down now belongs up again before the cluster is asked.

@@ -15,11 +15,13 @@ use moso_queue::share::ShareOrder;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
 use tokio::sync::Notify;
 
 /// Requests waiting at a shard. Full means "come back later" to the caller at once; for some it is full earlier.
 pub struct Inbox<R> {
-    queue: ArrayQueue<R>,
+    /// Each with when it came.
+    queue: ArrayQueue<(R, Instant)>,
     unparker: Unparker,
 }
 
@@ -39,13 +41,13 @@ impl<R> Inbox<R> {
         if self.queue.len() * 100 >= self.queue.capacity() * percent {
             return Err(request);
         }
-        self.queue.push(request)?;
+        self.queue.push((request, Instant::now())).map_err(|(request, _)| request)?;
         self.unparker.unpark();
         Ok(())
     }
 
-    /// Takes the oldest request.
-    pub fn take(&self) -> Option<R> {
+    /// Takes the oldest request, and when it came.
+    pub fn take(&self) -> Option<(R, Instant)> {
         self.queue.pop()
     }
 
@@ -232,7 +234,7 @@ mod tests {
         assert_eq!(inbox.send_within(4, 50), Err(4));
         (4..8).for_each(|n| inbox.send(n).unwrap());
         assert_eq!(inbox.send(8), Err(8));
-        assert_eq!(inbox.take(), Some(0));
+        assert_eq!(inbox.take().map(|(n, _)| n), Some(0));
         assert_eq!(inbox.send_within(8, 75), Err(8));
         assert_eq!(inbox.send(8), Ok(()));
     }

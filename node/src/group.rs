@@ -2,8 +2,10 @@
 //! that the laws demand: messages, log, state, answers.
 
 mod picks;
+mod stages;
 
 use self::picks::{leased, pick_from_task, within_user_caps};
+use self::stages::Stages;
 use crate::clock::Clock;
 use crate::directory::{Directory, ShardStatus, Usage};
 use crate::error::Error;
@@ -11,7 +13,6 @@ use crate::log_writer::{LogTask, LogWriter};
 use crate::outbound::Outbound;
 use crate::request::{CommandReply, Fault, LeaseFor, LeaseReply, LeasedJob, Query, Request, Snapshot};
 use crate::store::state::{Applied, StateBatch, StateStore};
-use metrics::Histogram;
 use moso_queue::command::{Command, JobResult, Outcome, Reply};
 use moso_queue::effect::{Effects, Signal};
 use moso_queue::ready::Popped;
@@ -30,23 +31,6 @@ pub enum Owed {
     Command(CommandReply, Instant),
     /// For the jobs.
     Lease(LeaseReply, Instant),
-}
-
-/// Times of the stages of a command, as `/metrics` shows them.
-struct Stages {
-    /// From the inbox to the applied answer: batch, log and quorum.
-    commit: Histogram,
-    /// Applying the entries of a turn and sending what is to be sent.
-    apply: Histogram,
-    /// Writing a turn's effects to the store.
-    state: Histogram,
-}
-
-impl Default for Stages {
-    fn default() -> Self {
-        let stage = |name: &'static str| metrics::histogram!("moso_stage_seconds", "stage" => name);
-        Stages { commit: stage("commit"), apply: stage("apply"), state: stage("state") }
-    }
 }
 
 /// Requests taken from a shard's inbox in one turn: bounds how long the others wait.
@@ -143,36 +127,41 @@ impl Group {
             if work >= WORK_PER_TURN {
                 break;
             }
-            let Some(request) = inbox.take() else { break };
+            let Some((request, since)) = inbox.take() else { break };
+            let now = Instant::now();
+            if work == 0 {
+                self.stages.queue.record(now - since);
+            }
             any = true;
             work += request.work();
-            self.take(request, around);
+            self.take(request, now, around);
         }
         any
     }
 
-    fn take(&mut self, request: Request, around: &Surroundings<'_>) {
+    fn take(&mut self, request: Request, now: Instant, around: &Surroundings<'_>) {
         let split = |machine: &Machine, popped| {
             within_user_caps(machine, popped, &around.directory.meta.load(), &around.directory.usage.load())
         };
         match request {
             Request::Command { bytes, reply } => {
-                if let Err((shed, owed)) = self.core.command(&bytes, Owed::Command(reply, Instant::now())) {
+                self.stages.gather(now);
+                if let Err((shed, owed)) = self.core.command(&bytes, Owed::Command(reply, now)) {
                     self.shed(shed, owed);
                 }
             }
             Request::Lease { popped, to, reply } => {
                 let (allowed, over) = split(self.core.machine(), popped);
                 self.core.put_back(&over);
-                self.lease(&allowed, &to, reply);
+                self.lease(&allowed, &to, now, reply);
             }
             Request::LeaseTask { task, offer, max, to, reply } => match self.core.lease_room() {
                 Ok(()) => {
                     let picked = pick_from_task(self.core.machine(), task, &offer, max);
                     let (allowed, _) = split(self.core.machine(), picked);
-                    self.lease(&allowed, &to, reply);
+                    self.lease(&allowed, &to, now, reply);
                 }
-                Err(shed) => self.shed(shed, Owed::Lease(reply, Instant::now())),
+                Err(shed) => self.shed(shed, Owed::Lease(reply, now)),
             },
             Request::Heartbeat { session, beats, reply } => {
                 let answer = self.core.heartbeat(session, &beats, around.clock.mono_ms());
@@ -182,8 +171,9 @@ impl Group {
         }
     }
 
-    fn lease(&mut self, popped: &[Popped], to: &LeaseFor, reply: LeaseReply) {
-        match self.core.lease(popped, to.session, &to.worker, to.ttl_ms, Owed::Lease(reply, Instant::now())) {
+    fn lease(&mut self, popped: &[Popped], to: &LeaseFor, now: Instant, reply: LeaseReply) {
+        self.stages.gather(now);
+        match self.core.lease(popped, to.session, &to.worker, to.ttl_ms, Owed::Lease(reply, now)) {
             Ok(None) => {}
             Ok(Some(Owed::Lease(reply, _))) => {
                 let _ = reply.send(Ok(Vec::new()));
@@ -211,7 +201,9 @@ impl Group {
     /// One turn: proposes, applies, and does what is asked for.
     pub fn turn(&mut self, around: &Surroundings<'_>) -> Result<(), Error> {
         self.start_reads();
-        self.core.flush(around.clock.wall_ms());
+        if let Some(index) = self.core.flush(around.clock.wall_ms()) {
+            self.stages.proposed(index);
+        }
         let mut out = std::mem::take(&mut self.out);
         let start = Instant::now();
         self.core.turn(around.clock.mono_ms(), &mut out)?;
@@ -225,6 +217,7 @@ impl Group {
         if applied {
             self.stages.apply.record(start.elapsed());
         }
+        self.stages.applied(self.core.replica_ref().applied_index());
         self.write_state(around)?;
         for (owed, answer) in out.answers.drain(..) {
             self.answer(owed, answer);
@@ -315,6 +308,7 @@ impl Group {
     }
 
     fn role_changed(&mut self, role: Role, around: &Surroundings<'_>) {
+        self.stages.forget();
         let reads = std::mem::take(&mut self.reads).into_values().flatten();
         reads.chain(self.confirmed.drain(..)).for_each(|query| query(None));
         let Some(slot) = around.directory.shard(self.shard) else { return };

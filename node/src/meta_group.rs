@@ -67,7 +67,7 @@ impl MetaGroup {
     pub fn take_requests(&mut self, around: &Surroundings<'_>) -> bool {
         let Some(inbox) = &around.directory.meta_inbox else { return false };
         let mut any = false;
-        while let Some(request) = inbox.take() {
+        while let Some((request, _)) = inbox.take() {
             any = true;
             match request {
                 MetaRequest::Command { bytes, reply } => {

@@ -60,7 +60,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let others: Vec<u32> = directory.hints.keys().copied().collect();
     let peers = Arc::new(Peers::start(peer_config(&config, &folder, listeners.peer)?, Arc::new(handler)));
     let outbound = Outbound::new(peers.clone(), sessions.clone(), others);
-    let router = Arc::new(Router { directory: directory.clone(), peers: peers.clone() });
+    let router = Arc::new(Router::new(directory.clone(), peers.clone()));
     let dispatcher = Arc::new(Dispatcher::new(router.clone()));
     let info = Arc::new(ClusterInfo {
         directory: directory.clone(),

@@ -6,6 +6,7 @@ use crate::peer::{CallError, Peers};
 use crate::query::{self, MetaQueryCall, QueryCall};
 use crate::request::{Fault, LeaseFor, LeasedJob, MetaRequest, Request};
 use bytes::Bytes;
+use metrics::Histogram;
 use moso_proto::Code;
 use moso_proto::object::kind;
 use moso_queue::command::{Reply, is_submission};
@@ -72,6 +73,9 @@ pub struct Router {
     pub directory: Arc<Directory>,
     /// Other nodes.
     pub peers: Arc<Peers>,
+    /// From a command left at a shard to its answer in the caller's hands; what the other stages leave of it is the
+    /// reply's way back.
+    whole: Histogram,
 }
 
 /// How long a request waits for this node to hear of an object that exists.
@@ -128,6 +132,11 @@ pub async fn in_time<T>(mut answer: oneshot::Receiver<T>, time: Duration, shard:
 }
 
 impl Router {
+    /// Routes to the shards of `directory`, here and at `peers`.
+    pub fn new(directory: Arc<Directory>, peers: Arc<Peers>) -> Self {
+        Router { directory, peers, whole: metrics::histogram!("moso_stage_seconds", "stage" => "whole") }
+    }
+
     /// Asks another node.
     pub async fn call(&self, node: u32, shard: u16, kind: u8, body: Bytes) -> Result<Bytes, Fault> {
         // Leases whose answer is not waited for run out by themselves, but only in minutes.
@@ -176,9 +185,11 @@ impl Router {
     /// Proposes at this node.
     pub async fn command_here(&self, shard: u16, bytes: Bytes) -> Result<Reply, Fault> {
         self.admit(&bytes)?;
+        let start = Instant::now();
         let (reply, answer) = oneshot::channel();
         self.request(shard, Request::Command { bytes: bytes.clone(), reply })?;
         let mut reply = in_time(answer, COMMAND_TIMEOUT, shard).await??;
+        self.whole.record(start.elapsed());
         crate::repeats::recognise(&self.directory, shard, &bytes, &mut reply);
         Ok(reply)
     }

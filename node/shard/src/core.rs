@@ -307,28 +307,29 @@ impl<T> Core<T> {
         Some(context)
     }
 
-    /// Proposes what was gathered, if the disk keeps up or enough was gathered. `wall_ms` is Unix time.
-    pub fn flush(&mut self, wall_ms: u64) {
-        loop {
-            if self.stuck.is_none() && !self.seal(wall_ms) {
-                return;
-            }
-            let Some((entry, owed)) = self.stuck.take() else {
-                return;
-            };
+    /// Proposes what was gathered, if the disk keeps up or enough was gathered; returns the index of the last entry
+    /// that was proposed now. `wall_ms` is Unix time.
+    pub fn flush(&mut self, wall_ms: u64) -> Option<u64> {
+        let mut proposed = None;
+        while self.stuck.is_some() || self.seal(wall_ms) {
+            let Some((entry, owed)) = self.stuck.take() else { break };
             if !self.pending.has_room() {
                 self.stuck = Some((entry, owed));
-                return;
+                break;
             }
             match self.replica.propose(entry.clone()) {
-                Ok(position) => self.pending.push(position, owed),
+                Ok(position) => {
+                    proposed = Some(position.index);
+                    self.pending.push(position, owed);
+                }
                 // Dropped by Raft for want of room: the same entry is tried again, so the order of commands is kept.
                 Err(_) => {
                     self.stuck = Some((entry, owed));
-                    return;
+                    break;
                 }
             }
         }
+        proposed
     }
 
     /// Turns the oldest gathered commands into an entry; `false`: there are none, or they wait for the disk.
