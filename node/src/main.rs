@@ -62,8 +62,8 @@ fn start(config: Config) -> Result<(), Error> {
     })
 }
 
-/// One thread takes tasks in the order in which they were woken, so that answers which are ready together leave in one
-/// write: a tenth less of the node's time at one job a call. Several threads steal from each other instead.
+/// One thread takes tasks in the order in which they were woken, so that answers which are ready together leave in fewer
+/// writes. Several threads steal from each other instead.
 fn runtime(threads: usize) -> std::io::Result<Runtime> {
     match threads {
         1 => Builder::new_current_thread().enable_all().build(),
