@@ -33,6 +33,9 @@ struct Job {
     task: u64,
     attempt: u32,
     session: u64,
+    /// The session's request that the lease answers.
+    request: u64,
+    queue: String,
     ended: Option<(Outcome, u32, u64)>,
 }
 
@@ -45,8 +48,6 @@ pub struct State {
     ready: HashMap<String, VecDeque<u64>>,
     /// Leased jobs that another session is to get as well, as if their lease had run out.
     again: VecDeque<(u64, String)>,
-    /// The last answer of each session, for a repeated request.
-    answers: HashMap<u64, LeaseReply>,
     seq: u64,
     /// Leases given.
     pub leases: u64,
@@ -107,7 +108,7 @@ impl State {
         let first = task + 1;
         self.seq += u64::from(jobs) + 1;
         for job in first..first + u64::from(jobs) {
-            let entry = Job { task, attempt: 0, session: 0, ended: None };
+            let entry = Job { task, attempt: 0, session: 0, request: 0, queue: spec.queue.clone(), ended: None };
             self.jobs.insert(job, entry);
             self.ready.entry(spec.queue.clone()).or_default().push_back(job);
         }
@@ -117,41 +118,50 @@ impl State {
     }
 
     fn lease(&mut self, session: u64, request: &LeaseRequest) -> Option<LeaseReply> {
-        if let Some(answer) = self.answers.get(&session)
-            && answer.request_id == request.request_id
-        {
-            return Some(answer.clone());
-        }
         let mut leases = Vec::new();
         for queue in &request.queues {
             while leases.len() < request.max_jobs as usize {
                 let Some(id) = self.ready.get_mut(queue).and_then(VecDeque::pop_front) else {
                     break;
                 };
-                leases.extend(self.lease_job(session, id, queue));
+                leases.extend(self.lease_job((session, request.request_id), id, queue));
             }
         }
         let other = |(id, _): &(u64, String)| self.jobs[id].session != session;
         if leases.len() < request.max_jobs as usize
             && let Some((id, queue)) = self.again.pop_front_if(|entry| other(entry))
         {
-            leases.extend(self.lease_job(session, id, &queue));
+            leases.extend(self.lease_job((session, request.request_id), id, &queue));
         }
         if leases.is_empty() {
             return None;
         }
-        let reply = LeaseReply { request_id: request.request_id, leases, fault: None };
-        self.answers.insert(session, reply.clone());
-        Some(reply)
+        Some(LeaseReply { request_id: request.request_id, leases, ..LeaseReply::default() })
     }
 
-    fn lease_job(&mut self, session: u64, id: u64, queue: &str) -> Option<Lease> {
+    /// Leases whose answer was lost are ready again.
+    fn settle(&mut self, session: u64, beat: &Heartbeat) {
+        if beat.settled_request == 0 {
+            return;
+        }
+        let unheld = |(id, job): (&u64, &Job)| {
+            let settled = job.session == session && job.request <= beat.settled_request && job.ended.is_none();
+            (settled && !beat.jobs.contains(id)).then(|| (*id, job.queue.clone()))
+        };
+        let unheld: Vec<_> = self.jobs.iter().filter_map(unheld).collect();
+        for (id, queue) in unheld {
+            self.jobs.get_mut(&id).expect("just seen").session = 0;
+            self.ready.entry(queue).or_default().push_back(id);
+        }
+    }
+
+    fn lease_job(&mut self, (session, request): (u64, u64), id: u64, queue: &str) -> Option<Lease> {
         let job = self.jobs.get_mut(&id)?;
         if job.ended.is_some() {
             return None;
         }
         job.attempt += 1;
-        job.session = session;
+        (job.session, job.request) = (session, request);
         let (attempt, task) = (job.attempt, job.task);
         let (spec, first, _, bodies) = &self.tasks[&task];
         let body = bodies.get((id - first) as usize).unwrap_or(&spec.body);
@@ -363,7 +373,9 @@ impl Fake {
             };
             let pairs = beat.jobs.iter().zip(&beat.attempts);
             let lost = pairs.filter(|pair| !held(*pair)).map(|(job, _)| *job);
-            HeartbeatReply { seq: beat.seq, lost: lost.collect(), unknown: Vec::new() }
+            let (lost, settled) = (lost.collect(), beat.settled_request > 0);
+            state.settle(session, &beat);
+            HeartbeatReply { seq: beat.seq, lost, settled, ..HeartbeatReply::default() }
         });
         NodeFrame { results: Some(ack).filter(|ack| *ack != ResultAck::default()), heartbeat, ..NodeFrame::default() }
     }

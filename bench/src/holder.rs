@@ -4,7 +4,7 @@
 use crate::books::Ending;
 use crate::mark::Mark;
 use crate::run::Run;
-use crate::station::{Held, Station, lease_request};
+use crate::station::{Held, RUNNING, Station, lease_request};
 use anyhow::Result;
 use moso_client::v1::{Heartbeat, JobResult};
 use std::cmp::Reverse;
@@ -13,8 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use tokio::sync::watch;
 
-/// Phase "running" of a heartbeat.
-const RUNNING: u32 = 2;
 /// Ends are looked for this often at most, so that those close together share a frame, µs.
 const TICK_US: u64 = 2_000;
 /// Longest sleep, µs.
@@ -169,7 +167,10 @@ impl Holder {
         loop {
             let now_us = self.run.now_us();
             let results = self.due_results(now_us);
-            let heartbeat = self.due_beat(now_us);
+            let held = self.jobs.slots.iter().map(|slot| (slot.held.job_id, slot.held.attempt));
+            let complete = self.station.complete_beat(held, now_us);
+            self.beats_open += usize::from(complete.is_some());
+            let heartbeat = complete.or_else(|| self.due_beat(now_us));
             let more = results.len() == RESULTS_MAX || heartbeat.is_some();
             let request = self.wants_lease(now_us).then(|| {
                 let request = lease_request(&self.plan.queues, self.plan.max_jobs);
@@ -219,10 +220,10 @@ impl Holder {
         let end = held.min(self.cursor + self.plan.beat_jobs);
         let slots = &self.jobs.slots[self.cursor..end];
         let heartbeat = Heartbeat {
-            seq: 0,
             jobs: slots.iter().map(|slot| slot.held.job_id).collect(),
             attempts: slots.iter().map(|slot| slot.held.attempt).collect(),
             phases: vec![RUNNING; slots.len()],
+            ..Heartbeat::default()
         };
         self.cursor = end;
         let messages = held.div_ceil(self.plan.beat_jobs) as u64;

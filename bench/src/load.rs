@@ -114,6 +114,9 @@ pub async fn finish_all(run: Arc<Run>, index: usize, mut queues: Vec<String>, ma
         let request = lease_request(&queues, max_jobs);
         station.turn(std::mem::take(&mut results), None, Some(request)).await?;
         let leases = loop {
+            if let Some(beat) = station.complete_beat(std::iter::empty(), run.now_us()) {
+                station.turn(Vec::new(), Some(beat), None).await?;
+            }
             let frame = tokio::select! {
                 frame = station.frame() => frame,
                 () = run.stopped() => {

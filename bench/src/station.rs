@@ -12,6 +12,12 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Phase of a job that runs.
+pub const RUNNING: u32 = 2;
+/// With more jobs than this a complete heartbeat is not sent: lost leases run out.
+const COMPLETE_JOBS_MAX: usize = 50_000;
+/// Between two of them.
+const COMPLETE_INTERVAL_US: u64 = 1_000_000;
 /// Longest wait of a lease request.
 const LEASE_WAIT_MS: u32 = 5_000;
 /// Wait before a refused request or an undecided result is sent again, and its ceiling when a node names a time.
@@ -59,6 +65,9 @@ pub struct Station {
     reported: HashMap<u64, Reported>,
     /// Reports for jobs that another run left behind.
     leftovers: Vec<JobResult>,
+    /// The next heartbeat is complete, and when another one may be.
+    complete: bool,
+    complete_at_us: u64,
 }
 
 impl Station {
@@ -69,7 +78,14 @@ impl Station {
     pub async fn open(run: Arc<Run>, index: usize) -> Result<Station> {
         let options = SessionOptions { worker: format!("bench-{index}"), node: Some(NodeRef::Index(index)) };
         let session = run.client.session(options).await.context("session")?;
-        Ok(Station { session, run, reported: HashMap::new(), leftovers: Vec::new() })
+        Ok(Station {
+            session,
+            run,
+            reported: HashMap::new(),
+            leftovers: Vec::new(),
+            complete: false,
+            complete_at_us: 0,
+        })
     }
 
     /// Whether a lease request is open.
@@ -101,11 +117,24 @@ impl Station {
         lease: Option<LeaseRequest>,
     ) -> Result<()> {
         results.append(&mut self.leftovers);
-        let turn = Turn { results, heartbeat, lease };
+        let complete = std::mem::take(&mut self.complete) && heartbeat.is_some();
+        let turn = Turn { results, heartbeat, complete, lease };
         match self.session.turn(turn).await {
             Err(Error::Disconnected { .. }) => self.reconnect().await,
             other => other.context("worker session"),
         }
+    }
+
+    /// When leases may have been lost on their way: the heartbeat, for the next turn, that names all jobs held.
+    pub fn complete_beat(&mut self, held: impl ExactSizeIterator<Item = (u64, u32)>, now_us: u64) -> Option<Heartbeat> {
+        if !self.session.settles() || now_us < self.complete_at_us || held.len() > COMPLETE_JOBS_MAX {
+            return None;
+        }
+        self.complete = true;
+        self.complete_at_us = now_us + COMPLETE_INTERVAL_US;
+        let (jobs, attempts): (Vec<u64>, Vec<u32>) = held.unzip();
+        let phases = vec![RUNNING; jobs.len()];
+        Some(Heartbeat { jobs, attempts, phases, ..Heartbeat::default() })
     }
 
     /// The next frame, for [`take`](Self::take). Dropping the future loses nothing.

@@ -13,6 +13,9 @@ use rand::Rng;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+/// A lease that was under way when its answer was lost may be given after the first word on what is held; the second
+/// comes an interval later.
+const SETTLE_ROUNDS: u32 = 2;
 /// After its last frame a session waits so long for the node to take it in and close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -59,6 +62,10 @@ pub struct Turn {
     pub results: Vec<JobResult>,
     /// Leases held. A `seq` of 0 is numbered by the session.
     pub heartbeat: Option<Heartbeat>,
+    /// The heartbeat lists every lease that the session was answered with and whose result it was not given. Leases
+    /// whose answer was lost then go back to their queues as soon as [`settles`](Session::settles) says that there may be
+    /// some; otherwise they run out.
+    pub complete: bool,
     /// Asks for jobs; replaces a request still open. A `request_id` of 0 is numbered by the session.
     pub lease: Option<LeaseRequest>,
 }
@@ -105,6 +112,10 @@ pub struct Session {
     wire: Wire,
     request_id: u64,
     heartbeat_seq: u64,
+    /// Requests up to this one are answered or given up.
+    settled_request: u64,
+    /// Complete heartbeats still to be taken up by all shards.
+    settle_rounds: u32,
     /// The lease request that awaits its answer.
     open_lease: Option<LeaseRequest>,
     /// Results sent and not acknowledged, by job. A job's later attempt replaces the earlier.
@@ -131,6 +142,8 @@ impl Client {
             wire,
             request_id: 0,
             heartbeat_seq: 0,
+            settled_request: 0,
+            settle_rounds: 0,
             open_lease: None,
             unacked: HashMap::new(),
             again: Vec::new(),
@@ -170,6 +183,12 @@ impl Session {
         self.heartbeat_seq
     }
 
+    /// Whether the cluster may count leases as this session's that it was never given: their answer was lost with a
+    /// stream or within the cluster. [Complete](Turn::complete) heartbeats end that.
+    pub fn settles(&self) -> bool {
+        self.settle_rounds > 0
+    }
+
     /// Sends. Results the node asked for again go along, so an empty turn sends only those. Waits while
     /// [`FRAMES_QUEUED_MAX`](crate::limits::FRAMES_QUEUED_MAX) frames are queued for the network: read with
     /// [`next`](Self::next) between turns.
@@ -185,7 +204,7 @@ impl Session {
             self.unacked.insert(result.job_id, result.clone());
             results.push(result);
         }
-        let heartbeat = turn.heartbeat.map(|beat| self.numbered_heartbeat(beat));
+        let heartbeat = turn.heartbeat.map(|beat| self.numbered_heartbeat(beat, turn.complete));
         let lease = turn.lease.map(|request| self.numbered_lease(request));
         self.send(results, heartbeat, lease).await
     }
@@ -203,7 +222,7 @@ impl Session {
     }
 
     /// Opens a new stream, to the preferred node if it is up, under the same session number, and sends the open lease
-    /// request and the unacknowledged results again. The caller sends a heartbeat next.
+    /// request (under a new number) and the unacknowledged results again. The caller sends a heartbeat next.
     ///
     /// # Errors
     /// As [`Client::session`]. The session stays as it was and may try again.
@@ -274,7 +293,8 @@ impl Session {
     /// # Errors
     /// [`Error::Disconnected`] when the stream is broken: nothing is lost but the farewell.
     pub async fn close(mut self) -> Result<()> {
-        self.wire.send(WorkerFrame { drained: true, ..WorkerFrame::default() }).await?;
+        let heartbeat = self.settles().then(|| self.numbered_heartbeat(Heartbeat::default(), true));
+        self.wire.send(WorkerFrame { heartbeat, drained: true, ..WorkerFrame::default() }).await?;
         self.wire.close();
         // The node closes the stream; if it does not, dropping it does.
         let closed = async { while self.wire.next().await.is_ok() {} };
@@ -303,7 +323,11 @@ impl Session {
         self.wire = wire;
         self.again.clear();
         let results = self.unacked.values().cloned().collect();
-        let lease = self.open_lease.clone();
+        // What was answered on the old stream and not read is lost.
+        self.settled_request = self.request_id;
+        self.settle_rounds = if self.request_id > 0 { SETTLE_ROUNDS } else { 0 };
+        let lease =
+            self.open_lease.take().map(|request| self.numbered_lease(LeaseRequest { request_id: 0, ..request }));
         self.send(results, None, lease).await
     }
 
@@ -333,12 +357,30 @@ impl Session {
         Ok(())
     }
 
-    fn numbered_heartbeat(&mut self, mut beat: Heartbeat) -> Heartbeat {
+    fn numbered_heartbeat(&mut self, mut beat: Heartbeat, complete: bool) -> Heartbeat {
         if beat.seq == 0 {
             beat.seq = self.heartbeat_seq + 1;
         }
         self.heartbeat_seq = beat.seq;
+        if complete && self.settles() {
+            self.settle(&mut beat);
+        }
         beat
+    }
+
+    /// Makes a complete heartbeat say so. Jobs whose results are not acknowledged are still the session's, and answers
+    /// put aside have not been seen by the caller.
+    fn settle(&self, beat: &mut Heartbeat) {
+        let aside = self.aside.iter().filter_map(|frame| frame.lease.as_ref()).map(|reply| reply.request_id - 1).min();
+        beat.settled_request = aside.map_or(self.settled_request, |seen| seen.min(self.settled_request));
+        let listed: HashSet<u64> = beat.jobs.iter().copied().collect();
+        for result in self.unacked.values().filter(|result| !listed.contains(&result.job_id)) {
+            beat.jobs.push(result.job_id);
+            beat.attempts.push(result.attempt);
+            if !beat.phases.is_empty() {
+                beat.phases.push(0);
+            }
+        }
     }
 
     fn numbered_lease(&mut self, mut request: LeaseRequest) -> LeaseRequest {
@@ -384,6 +426,15 @@ impl Session {
                 }
             }
             self.again.extend(&ack.retry);
+        }
+        if frame.heartbeat.as_ref().is_some_and(|reply| reply.settled) {
+            self.settle_rounds = self.settle_rounds.saturating_sub(1);
+        }
+        if let Some(reply) = &frame.lease {
+            self.settled_request = self.settled_request.max(reply.request_id.min(self.request_id));
+            if reply.unsettled {
+                self.settle_rounds = SETTLE_ROUNDS;
+            }
         }
         let open = self.open_lease.as_ref().map(|request| request.request_id);
         if frame.lease.as_ref().is_some_and(|r| Some(r.request_id) == open) {

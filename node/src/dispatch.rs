@@ -55,6 +55,8 @@ pub struct Ask {
     pub task: Option<TaskId>,
     /// Session.
     pub session: u64,
+    /// Number of its request, counted round.
+    pub request: u32,
     /// Worker's name.
     pub worker: Arc<str>,
     /// How long to wait for work.
@@ -74,6 +76,8 @@ pub struct LeaseAsk {
     pub task: Option<u64>,
     /// Session.
     pub session: u64,
+    /// Number of its request, counted round.
+    pub request: u32,
     /// Worker's name.
     pub worker: String,
     /// What the worker has.
@@ -149,9 +153,19 @@ pub struct Dispatcher {
     body_bytes: AtomicUsize,
 }
 
+/// What a lease request brought.
+#[derive(Debug, Default)]
+pub struct Leased {
+    /// Leases.
+    pub leases: Vec<v1::Lease>,
+    /// A shard's answer was lost: the session may have been given jobs that are not here.
+    pub unsettled: bool,
+}
+
 /// What one look at the queues brought.
+#[derive(Default)]
 struct Look {
-    leases: Vec<v1::Lease>,
+    leased: Leased,
     /// There was work, but none of it fits.
     unfit: bool,
 }
@@ -166,9 +180,9 @@ impl Dispatcher {
         &self.router.directory
     }
 
-    /// Leases up to `ask.max` jobs; waits up to `ask.wait` for the first. Empty: there was none. The future must not be
-    /// dropped before it is done.
-    pub async fn lease(&self, ask: &Ask, cancel: &Cancel) -> Result<Vec<v1::Lease>, Fault> {
+    /// Leases up to `ask.max` jobs; waits up to `ask.wait` for the first, or until it is not known what was leased.
+    /// Empty: there was none. The future must not be dropped before it is done.
+    pub async fn lease(&self, ask: &Ask, cancel: &Cancel) -> Result<Leased, Fault> {
         let deadline = Instant::now() + ask.wait;
         let places: Vec<_> = ask.queues.iter().map(|&q| self.directory().waiting.room(q).enter()).collect();
         loop {
@@ -177,12 +191,14 @@ impl Dispatcher {
             let woken = futures::future::select_all(woken);
             let look = self.try_once(ask).await;
             let now = Instant::now();
-            let found = look.as_ref().is_ok_and(|look| !look.leases.is_empty());
-            let ends = found || look.is_err() || now >= deadline || cancel.cancelled.load(Ordering::Acquire);
+            let found = look.as_ref().is_ok_and(|look| !look.leased.leases.is_empty());
+            let unsettled = look.as_ref().is_ok_and(|look| look.leased.unsettled);
+            let ends =
+                found || unsettled || look.is_err() || now >= deadline || cancel.cancelled.load(Ordering::Acquire);
             if ends {
                 // This request may have been woken for what it leaves behind.
                 self.wake_next(ask, found);
-                return look.map(|look| look.leases);
+                return look.map(|look| look.leased);
             }
             if look.is_ok_and(|look| look.unfit) {
                 self.wake_next(ask, false);
@@ -220,7 +236,7 @@ impl Dispatcher {
     /// Looks once.
     async fn try_once(&self, ask: &Ask) -> Result<Look, Fault> {
         let meta = self.directory().meta.load_full();
-        let mut unfit = false;
+        let mut look = Look::default();
         for &number in &ask.queues {
             let Some(queue) = meta.queue_by_id(number) else { continue };
             let max = room_of(self.directory(), queue, ask.max);
@@ -229,14 +245,14 @@ impl Dispatcher {
             }
             if let Some(task) = ask.task {
                 let leases = self.ask_shard(shard_of(task, self.directory())?, number, max, false, ask).await;
-                match found(leases)? {
-                    Some(leases) => return Ok(Look { leases, unfit: false }),
-                    None => continue,
+                if look.found(leases)? {
+                    return Ok(look);
                 }
+                continue;
             }
             let by_age = rand::rng().random_range(0..100) < meta.setting(&setting::SLOPPY_DISPATCH_PERCENT);
             let mut candidates = self.candidates(number);
-            unfit |= !candidates.is_empty();
+            look.unfit |= !candidates.is_empty();
             let mut asked = 0;
             while asked < SHARDS_ASKED {
                 let order = match (by_age, asked + 1 == SHARDS_ASKED) {
@@ -250,12 +266,12 @@ impl Dispatcher {
                     asked += 1;
                 }
                 let leases = self.ask_shard(candidate.shard, number, max, by_age, ask).await;
-                if let Some(leases) = found(leases)? {
-                    return Ok(Look { leases, unfit: false });
+                if look.found(leases)? {
+                    return Ok(look);
                 }
             }
         }
-        Ok(Look { leases: Vec::new(), unfit })
+        Ok(look)
     }
 
     /// Shards with work for a queue: led here by their index, elsewhere by hints.
@@ -311,6 +327,7 @@ impl Dispatcher {
             by_age,
             task: ask.task.map(TaskId::seq),
             session: ask.session,
+            request: ask.request,
             worker: ask.worker.to_string(),
             offer: (&ask.offer).into(),
         };
@@ -319,7 +336,7 @@ impl Dispatcher {
             return self.lease_here(shard, passed).await;
         }
         if leader == 0 {
-            return Err(Fault::not_leader(shard));
+            return Err(Fault::busy(shard));
         }
         let body = self.router.call(leader, shard, call::LEASE, pack(&passed)).await?;
         let reply = v1::LeaseReply::decode(body)
@@ -343,7 +360,12 @@ impl Dispatcher {
         if queue.state_at(unix_ms()) == QueueState::Test {
             offer = offer.in_test_queue();
         }
-        let to = LeaseFor { session: ask.session, worker: ask.worker.into(), ttl_ms: queue.queue.lease_ttl_ms };
+        let to = LeaseFor {
+            session: ask.session,
+            worker: ask.worker.into(),
+            ttl_ms: queue.queue.lease_ttl_ms,
+            request: ask.request,
+        };
         let mut jobs = Vec::new();
         if let Some(task) = ask.task {
             jobs = self.router.lease_task_here(shard, task, offer, max, to.clone()).await?;
@@ -490,12 +512,17 @@ fn room_of(directory: &Directory, queue: &QueueEntry, max: usize) -> usize {
     max.min(cap.saturating_sub(leased) as usize)
 }
 
-/// The leases, if there are any; a fault that other shards may not have counts as none.
-fn found(leases: Result<Vec<v1::Lease>, Fault>) -> Result<Option<Vec<v1::Lease>>, Fault> {
-    match leases {
-        Ok(leases) => Ok(Some(leases).filter(|leases| !leases.is_empty())),
-        Err(fault) if fault.code.is_retryable() => Ok(None),
-        Err(fault) => Err(fault),
+impl Look {
+    /// Takes a shard's answer; whether it brought leases. A fault that other shards may not have counts as none.
+    fn found(&mut self, leases: Result<Vec<v1::Lease>, Fault>) -> Result<bool, Fault> {
+        match leases {
+            Ok(leases) => self.leased.leases = leases,
+            // Refused for want of room: nothing was begun.
+            Err(fault) if fault.code == moso_proto::Code::Busy => {}
+            Err(fault) if fault.code.is_retryable() => self.leased.unsettled = true,
+            Err(fault) => return Err(fault),
+        }
+        Ok(!self.leased.leases.is_empty())
     }
 }
 
@@ -580,9 +607,13 @@ mod tests {
 
     #[test]
     fn only_faults_of_the_request_itself_end_it() {
-        assert_eq!(found(Ok(Vec::new())), Ok(None));
-        assert_eq!(found(Err(Fault::busy(1))), Ok(None));
+        let mut look = Look::default();
+        assert_eq!(look.found(Ok(Vec::new())), Ok(false));
+        assert_eq!(look.found(Err(Fault::busy(1))), Ok(false));
+        assert!(!look.leased.unsettled);
         let fault = Fault::new(moso_proto::Code::TooLarge, "");
-        assert_eq!(found(Err(fault.clone())), Err(fault));
+        assert_eq!(look.found(Err(fault.clone())), Err(fault));
+        assert_eq!(look.found(Err(Fault::not_leader(1))), Ok(false));
+        assert!(look.leased.unsettled, "the lease may have been given all the same");
     }
 }

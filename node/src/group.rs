@@ -12,12 +12,13 @@ use crate::error::Error;
 use crate::log_writer::{LogTask, LogWriter};
 use crate::outbound::Outbound;
 use crate::request::{CommandReply, Fault, LeaseFor, LeaseReply, LeasedJob, Query, Request, Snapshot};
+use crate::router::HeartbeatCall;
 use crate::store::state::{Applied, StateBatch, StateStore};
 use moso_queue::command::{Command, JobResult, Outcome, Reply};
 use moso_queue::effect::{Effects, Signal};
 use moso_queue::ready::Popped;
 use moso_queue::{Machine, ReadyIndex};
-use moso_shard::core::{Answer, Core, CoreOutput, Shed};
+use moso_shard::core::{Answer, Core, CoreOutput, LeaseTo, Shed};
 use moso_shard::{Message, Position, Role};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -163,8 +164,8 @@ impl Group {
                 }
                 Err(shed) => self.shed(shed, Owed::Lease(reply, now)),
             },
-            Request::Heartbeat { session, beats, reply } => {
-                let answer = self.core.heartbeat(session, &beats, around.clock.mono_ms());
+            Request::Heartbeat { call: HeartbeatCall { session, beats, settled }, reply } => {
+                let answer = self.core.heartbeat(session, &beats, settled, around.clock.mono_ms());
                 let _ = reply.send(answer);
             }
             Request::Query(query) => self.waiting_reads.push(query),
@@ -173,7 +174,8 @@ impl Group {
 
     fn lease(&mut self, popped: &[Popped], to: &LeaseFor, now: Instant, reply: LeaseReply) {
         self.stages.gather(now);
-        match self.core.lease(popped, to.session, &to.worker, to.ttl_ms, Owed::Lease(reply, now)) {
+        let to = LeaseTo { session: to.session, worker: &to.worker, ttl_ms: to.ttl_ms, request: to.request };
+        match self.core.lease(popped, &to, Owed::Lease(reply, now)) {
             Ok(None) => {}
             Ok(Some(Owed::Lease(reply, _))) => {
                 let _ = reply.send(Ok(Vec::new()));

@@ -6,7 +6,7 @@ use crate::peer::PeerHandler;
 use crate::query;
 use crate::reactor::Mailbox;
 use crate::request::Fault;
-use crate::router::{FAULT, HeartbeatAnswer, HeartbeatCall, OK, Router, call, pack, unpack};
+use crate::router::{FAULT, HeartbeatCall, OK, Router, call, pack, unpack};
 use crate::sessions::Sessions;
 use bytes::Bytes;
 use moso_proto::{Code, v1};
@@ -123,10 +123,8 @@ async fn answer(served: &Served, shard: u16, kind: u8, body: Bytes) -> Result<By
         }
         call::LEASE => lease(served, shard, unpack(&body)?).await,
         call::HEARTBEAT => {
-            let HeartbeatCall { session, beats } = unpack(&body)?;
-            let answer = router.heartbeat_here(shard, session, beats).await;
-            let answer: HeartbeatAnswer = answer.map(|a| (a.lost, a.kill));
-            Ok(pack(&answer))
+            let call: HeartbeatCall = unpack(&body)?;
+            Ok(pack(&router.heartbeat_here(shard, call).await))
         }
         call::QUERY => query::run(router, shard, unpack(&body)?).await,
         call::META_COMMAND => Ok(pack(&router.meta_command_here(body).await?)),

@@ -1,5 +1,6 @@
 //! Requests to a shard's reactor. Each carries the handle of whoever waits; a dropped handle means that the node stops.
 
+use crate::router::HeartbeatCall;
 use crate::store::state::StateStore;
 use bytes::Bytes;
 use moso_proto::Code;
@@ -97,6 +98,8 @@ pub struct LeaseFor {
     pub worker: Arc<str>,
     /// Lease time.
     pub ttl_ms: u32,
+    /// The session's request that is answered, counted round.
+    pub request: u32,
 }
 
 /// A request to a shard.
@@ -130,12 +133,10 @@ pub enum Request {
         /// Answer.
         reply: LeaseReply,
     },
-    /// A worker's heartbeat: job, attempt, phase.
+    /// A worker's heartbeat.
     Heartbeat {
-        /// Session.
-        session: u64,
-        /// Leases held.
-        beats: Vec<(u64, u32, u8)>,
+        /// What it says.
+        call: HeartbeatCall,
         /// Answer; `None`: ask another node.
         reply: oneshot::Sender<Option<Beaten>>,
     },
@@ -162,7 +163,7 @@ impl Request {
             Request::Lease { popped, .. } => 1 + popped.len(),
             // Looks at jobs of the task, most often at few beyond those it finds.
             Request::LeaseTask { max, .. } => 1 + 4 * max,
-            Request::Heartbeat { beats, .. } => 1 + beats.len(),
+            Request::Heartbeat { call, .. } => 1 + call.beats.len(),
         }
     }
 }

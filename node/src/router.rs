@@ -14,7 +14,6 @@ use moso_queue::filter::WorkerOffer;
 use moso_queue::limits::{ENTRY_BYTES_MAX, NAME_BYTES_MAX};
 use moso_queue::meta::{MetaView, Object};
 use moso_queue::ready::Popped;
-use moso_shard::core::Beaten;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -62,10 +61,12 @@ pub struct HeartbeatCall {
     pub session: u64,
     /// Job, attempt, phase.
     pub beats: Vec<(u64, u32, u8)>,
+    /// Of its requests up to this one, counted round, the session holds nothing else here.
+    pub settled: Option<u32>,
 }
 
-/// Lost jobs, and jobs to be killed with their attempts.
-pub type HeartbeatAnswer = Option<(Vec<u64>, Vec<(u64, u32)>)>;
+/// Lost jobs, jobs to be killed with their attempts, and whether what was said of settled requests is taken up.
+pub type HeartbeatAnswer = Option<(Vec<u64>, Vec<(u64, u32)>, bool)>;
 
 /// Routes requests to shards.
 pub struct Router {
@@ -254,24 +255,22 @@ impl Router {
     }
 
     /// Passes a session's heartbeat on. `None`: no leader answered.
-    pub async fn heartbeat(&self, shard: u16, session: u64, beats: Vec<(u64, u32, u8)>) -> HeartbeatAnswer {
+    pub async fn heartbeat(&self, shard: u16, call: HeartbeatCall) -> HeartbeatAnswer {
         let leader = self.leader(shard).ok()?;
         if leader == self.directory.node {
-            let answer = self.heartbeat_here(shard, session, beats).await?;
-            return Some((answer.lost, answer.kill));
+            return self.heartbeat_here(shard, call).await;
         }
-        let body = pack(&HeartbeatCall { session, beats });
-        unpack(&self.call(leader, shard, call::HEARTBEAT, body).await.ok()?).ok()?
+        unpack(&self.call(leader, shard, call::HEARTBEAT, pack(&call)).await.ok()?).ok()?
     }
 
     /// Takes a session's heartbeat at this node.
-    pub async fn heartbeat_here(&self, shard: u16, session: u64, beats: Vec<(u64, u32, u8)>) -> Option<Beaten> {
+    pub async fn heartbeat_here(&self, shard: u16, call: HeartbeatCall) -> HeartbeatAnswer {
         let (reply, answer) = oneshot::channel();
-        let count = beats.len() as u64;
-        self.request(shard, Request::Heartbeat { session, beats, reply }).ok()?;
+        let count = call.beats.len() as u64;
+        self.request(shard, Request::Heartbeat { call, reply }).ok()?;
         let answer = in_time(answer, CALL_TIMEOUT, shard).await.ok()??;
         Counters::add(&self.directory.counters.heartbeats, count);
-        Some(answer)
+        Some((answer.lost, answer.kill, answer.settled))
     }
 
     /// Runs a query at the shard's leader.

@@ -62,6 +62,11 @@ impl Held {
         self.entries.is_empty()
     }
 
+    /// Whether a lease of the job is held.
+    pub fn holds(&self, id: u64) -> bool {
+        self.entries.contains_key(&id)
+    }
+
     pub fn insert(&mut self, lease: Lease, now: Instant, now_ms: u64) -> Taken {
         let (id, attempt) = (lease.job_id, lease.attempt);
         match self.entries.get(&id) {

@@ -30,6 +30,10 @@ const EMPTY_FAST: Duration = Duration::from_millis(100);
 const RECALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A sleep that always something else ends.
 const IDLE: Duration = Duration::from_secs(3600);
+/// Between heartbeats of a worker that holds nothing, and says so.
+const HEARTBEAT_IDLE: Duration = Duration::from_secs(15);
+/// Not every shard could take up what is held: it is said again after this.
+const SETTLE_AGAIN: Duration = Duration::from_secs(1);
 /// Part of the interval by which a heartbeat comes earlier or later, so that workers do not beat in step.
 const JITTER: f64 = 0.1;
 
@@ -176,7 +180,7 @@ where
             due(now + ROOM_WAIT);
             return wake;
         }
-        if !self.held.is_empty() {
+        if self.beats() {
             due(self.heartbeat_at);
         }
         if let Some(at) = self.recalled_at
@@ -204,6 +208,11 @@ where
             && self.session.unacked() < UNACKED_MAX / 2
     }
 
+    /// Whether there is anything to say in a heartbeat.
+    fn beats(&self) -> bool {
+        !self.held.is_empty() || self.session.settles()
+    }
+
     async fn send_turn(&mut self, now: Instant) {
         if self.connecting.is_some() || self.session.room() < ROOM_MIN {
             return;
@@ -221,8 +230,9 @@ where
     /// What is to be said now. Results and requests for jobs wait a little for further results.
     fn turn(&mut self, now: Instant) -> Turn {
         let mut turn = Turn::default();
-        if !self.held.is_empty() && self.heartbeat_at <= now {
+        if self.beats() && self.heartbeat_at <= now {
             turn.heartbeat = Some(self.held.heartbeat(now));
+            turn.complete = true;
             self.schedule_heartbeat(now);
         }
         let lingers = self.results_since.is_some_and(|since| !self.held.is_empty() && now < since + LINGER);
@@ -243,6 +253,14 @@ where
         if self.results.is_empty() {
             self.results_since = None;
         }
+        if let Some(beat) = &mut turn.heartbeat {
+            // Not yet told, so not yet given back; of a job leased again meanwhile, the newer attempt counts.
+            for result in self.results.iter().filter(|result| !self.held.holds(result.job_id)) {
+                beat.jobs.push(result.job_id);
+                beat.attempts.push(result.attempt);
+                beat.phases.push(0);
+            }
+        }
         turn
     }
 
@@ -256,10 +274,9 @@ where
     }
 
     fn schedule_heartbeat(&mut self, now: Instant) {
-        if let Some(interval) = self.held.heartbeat_interval() {
-            let factor = rand::rng().random_range(1.0 - JITTER..=1.0 + JITTER);
-            self.heartbeat_at = now + interval.mul_f64(factor);
-        }
+        let interval = self.held.heartbeat_interval().unwrap_or(HEARTBEAT_IDLE);
+        let factor = rand::rng().random_range(1.0 - JITTER..=1.0 + JITTER);
+        self.heartbeat_at = now + interval.mul_f64(factor);
     }
 
     async fn on_event(&mut self, event: Event, now: Instant) {
@@ -281,6 +298,9 @@ where
     fn on_frame(&mut self, frame: NodeFrame, now: Instant) {
         if let Some(reply) = frame.heartbeat {
             self.held.answered(&reply);
+            if self.session.settles() && !reply.settled {
+                self.heartbeat_at = self.heartbeat_at.min(now + SETTLE_AGAIN);
+            }
         }
         if let Some(reply) = frame.lease {
             self.on_leases(reply, now);
@@ -310,7 +330,10 @@ where
             self.lease_after = now + self.lease_backoff.wait();
         }
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
-        let was_idle = self.held.is_empty();
+        if reply.unsettled {
+            self.heartbeat_at = now;
+        }
+        let was_idle = self.held.is_empty() && !self.session.settles();
         for lease in reply.leases {
             self.on_lease(lease, now, now_ms);
         }

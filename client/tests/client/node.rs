@@ -215,7 +215,11 @@ impl Peer {
 
 pub fn leases_for(frame: &WorkerFrame, leases: Vec<Lease>) -> NodeFrame {
     NodeFrame {
-        lease: Some(LeaseReply { request_id: frame.lease.as_ref().unwrap().request_id, leases, fault: None }),
+        lease: Some(LeaseReply {
+            request_id: frame.lease.as_ref().unwrap().request_id,
+            leases,
+            ..LeaseReply::default()
+        }),
         ..NodeFrame::default()
     }
 }

@@ -1,7 +1,9 @@
 //! The low level session.
 
 use crate::node::{Node, ack, describe, lease, within};
-use moso_client::v1::{Fault, JobResult, LeaseReply, LeaseRequest, NodeFrame, Outcome, ResultAck};
+use moso_client::v1::{
+    Fault, Heartbeat, HeartbeatReply, JobResult, LeaseReply, LeaseRequest, NodeFrame, Outcome, ResultAck,
+};
 use moso_client::{Client, Code, Error, NodeRef, SessionOptions, Turn};
 use std::time::Duration;
 
@@ -25,17 +27,20 @@ async fn a_turn_is_one_frame_each_way() {
     let turn = Turn {
         results: (0..100).map(finished).collect(),
         heartbeat: Some(Default::default()),
+        complete: true,
         lease: Some(LeaseRequest::default()),
     };
     within(session.turn(turn)).await.unwrap();
     let frame = peer.recv().await;
     assert_eq!(frame.results.len(), 100);
-    assert_eq!(frame.heartbeat.as_ref().unwrap().seq, 1);
+    let beat = frame.heartbeat.as_ref().unwrap();
+    assert_eq!((beat.seq, beat.settled_request), (1, 0), "no answer was lost");
     assert_eq!(frame.lease.as_ref().unwrap().request_id, 1);
     assert!(session.awaits_lease());
 
     let mut answer = NodeFrame { results: ack(0..100), ..NodeFrame::default() };
-    answer.lease = Some(LeaseReply { request_id: 1, leases: vec![lease(200, 60_000, 15_000)], fault: None });
+    answer.lease =
+        Some(LeaseReply { request_id: 1, leases: vec![lease(200, 60_000, 15_000)], ..LeaseReply::default() });
     peer.send(answer).await;
     let frame = within(session.next()).await.unwrap();
     assert_eq!(frame.lease.unwrap().leases[0].job_id, 200);
@@ -53,8 +58,8 @@ async fn reconnecting_keeps_the_number_and_repeats_what_is_open() {
     let number = peer.recv().await.hello.unwrap().session;
     let turn = Turn {
         results: vec![finished(1), finished(2), finished(3)],
-        heartbeat: None,
         lease: Some(LeaseRequest { max_jobs: 7, ..LeaseRequest::default() }),
+        ..Turn::default()
     };
     within(session.turn(turn)).await.unwrap();
     peer.recv().await;
@@ -74,7 +79,54 @@ async fn reconnecting_keeps_the_number_and_repeats_what_is_open() {
     jobs.sort();
     assert_eq!(jobs, [2, 3]);
     let request = frame.lease.unwrap();
-    assert_eq!((request.request_id, request.max_jobs), (1, 7));
+    assert_eq!((request.request_id, request.max_jobs), (2, 7));
+}
+
+#[tokio::test]
+async fn after_a_lost_answer_two_heartbeats_say_all_that_is_held() {
+    let mut node = Node::start().await;
+    let client = Client::connect([node.address.clone()]).await.unwrap();
+    let mut session = within(client.session(options(0))).await.unwrap();
+    let mut peer = node.accept().await;
+    let ask = || Turn { lease: Some(LeaseRequest::default()), ..Turn::default() };
+    within(session.turn(ask())).await.unwrap();
+    let lost = peer.recv_when(|frame| frame.lease.is_some()).await;
+    // The node leases, and its answer is lost with the stream.
+    drop((peer, lost));
+    within(session.next()).await.unwrap_err();
+    assert!(!session.settles());
+    within(session.reconnect()).await.unwrap();
+    let mut peer = node.accept().await;
+    let beat = |complete| Turn {
+        heartbeat: Some(Heartbeat { jobs: vec![9], attempts: vec![3], phases: vec![2], ..Heartbeat::default() }),
+        complete,
+        ..Turn::default()
+    };
+    within(session.turn(Turn { results: vec![finished(4)], ..beat(true) })).await.unwrap();
+    let said = peer.recv_when(|frame| frame.heartbeat.is_some()).await.heartbeat.unwrap();
+    assert_eq!(
+        (said.jobs, said.attempts, said.phases),
+        (vec![9, 4], vec![3, 1], vec![2, 0]),
+        "a result may be lost too"
+    );
+    assert_eq!(said.settled_request, 1);
+    within(session.turn(beat(false))).await.unwrap();
+    let partial = peer.recv_when(|frame| frame.heartbeat.is_some()).await.heartbeat.unwrap();
+    assert_eq!((partial.jobs, partial.settled_request), (vec![9], 0));
+    // A shard without a leader, then twice all shards.
+    for (settled, more) in [(false, true), (true, true), (true, false)] {
+        let reply = HeartbeatReply { settled, ..HeartbeatReply::default() };
+        peer.send(NodeFrame { heartbeat: Some(reply), ..NodeFrame::default() }).await;
+        within(session.next()).await.unwrap();
+        assert_eq!(session.settles(), more);
+    }
+    // What was lost within the cluster is said by the answer itself, and is settled by it.
+    let reply = LeaseReply { request_id: 2, unsettled: true, ..LeaseReply::default() };
+    peer.send(NodeFrame { lease: Some(reply), ..NodeFrame::default() }).await;
+    within(session.next()).await.unwrap();
+    within(session.close()).await.unwrap();
+    let farewell = peer.recv_when(|frame| frame.drained).await.heartbeat.unwrap();
+    assert_eq!((farewell.jobs, farewell.settled_request), (vec![4], 2));
 }
 
 #[tokio::test]
@@ -112,7 +164,7 @@ async fn a_fault_answers_a_lease() {
         let fault =
             Fault { code: Code::NotFound.name().into(), message: "no queue is named q".into(), retry_after_ms: 0 };
         peer.send(NodeFrame {
-            lease: Some(LeaseReply { request_id: request.request_id, leases: Vec::new(), fault: Some(fault) }),
+            lease: Some(LeaseReply { request_id: request.request_id, fault: Some(fault), ..LeaseReply::default() }),
             ..NodeFrame::default()
         })
         .await;

@@ -125,6 +125,8 @@ pub enum Command {
         worker: Box<str>,
         /// Lease time.
         ttl_ms: u32,
+        /// Number of the session's request, counted round: a later heartbeat may settle it.
+        request: u32,
         /// Jobs; array jobs are made now.
         jobs: Vec<u64>,
     },
@@ -134,6 +136,14 @@ pub enum Command {
         session: u64,
         /// One per job.
         results: Vec<JobResult>,
+    },
+    /// Takes leases back that never reached their worker: it has settled the requests they answered, and does not hold
+    /// them.
+    Unheld {
+        /// Session that does not hold them.
+        session: u64,
+        /// Job and the attempt that is meant.
+        jobs: Vec<(u64, u32)>,
     },
     /// Takes leases back whose worker is silent.
     Expire {

@@ -41,6 +41,8 @@ pub enum Reason {
     TaskDone = 13,
     /// The worker reported a failure.
     WorkerFailed = 14,
+    /// The lease never reached its worker.
+    Unheld = 15,
 }
 
 impl Reason {
@@ -62,13 +64,14 @@ impl Reason {
             Reason::ToReassign => "toreassign",
             Reason::TaskDone => "taskdone",
             Reason::WorkerFailed => "failed at its worker",
+            Reason::Unheld => "its lease never reached the worker",
         }
     }
 
     /// The reason with this stored number.
     pub fn from_number(number: u8) -> Option<Self> {
         use Reason::*;
-        const ALL: [Reason; 15] = [
+        const ALL: [Reason; 16] = [
             None,
             Parents,
             NotBefore,
@@ -84,6 +87,7 @@ impl Reason {
             ToReassign,
             TaskDone,
             WorkerFailed,
+            Unheld,
         ];
         ALL.get(usize::from(number)).copied()
     }
@@ -122,6 +126,8 @@ pub struct Job {
     pub unmet: u32,
     /// A lease ends so long after its last heartbeat.
     pub ttl_ms: u32,
+    /// The session's request that the last lease answered; counted round.
+    pub request: u32,
     /// State.
     pub state: JobState,
     /// Why.
@@ -134,7 +140,7 @@ pub struct Job {
     pub reserved: bool,
 }
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 impl Job {
     /// The stored record; `worker` is the name of the lease's holder.
@@ -143,7 +149,7 @@ impl Job {
         out.put_u8(self.state as u8);
         out.put_u8(self.reason as u8);
         out.put_u8(self.kill);
-        for number in [self.class.0, self.attempt, self.last_attempt, self.unmet, self.ttl_ms] {
+        for number in [self.class.0, self.attempt, self.last_attempt, self.unmet, self.ttl_ms, self.request] {
             out.put_u32(number);
         }
         out.put_i32(self.priority);
@@ -163,8 +169,8 @@ impl Job {
         let state = JobState::from_number(get.u8()?).ok_or_else(|| get.damaged())?;
         let reason = Reason::from_number(get.u8()?).ok_or_else(|| get.damaged())?;
         let kill = get.u8()?;
-        let (class, attempt, last_attempt, unmet, ttl_ms) =
-            (ClassId(get.u32()?), get.u32()?, get.u32()?, get.u32()?, get.u32()?);
+        let (class, attempt, last_attempt, unmet, ttl_ms, request) =
+            (ClassId(get.u32()?), get.u32()?, get.u32()?, get.u32()?, get.u32()?, get.u32()?);
         let priority = get.i32()?;
         let (task, session, changed_ms, ready_ms, leased_ms, started_ms) =
             (get.u64()?, get.u64()?, get.u64()?, get.u64()?, get.u64()?, get.u64()?);
@@ -185,6 +191,7 @@ impl Job {
             last_attempt,
             unmet,
             ttl_ms,
+            request,
             state,
             reason,
             kill,

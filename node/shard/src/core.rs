@@ -60,6 +60,21 @@ pub struct Beaten {
     pub lost: Vec<u64>,
     /// To be killed: job and attempt.
     pub kill: Vec<(u64, u32)>,
+    /// What was said of settled requests is taken up: leases that the session does not hold are taken back.
+    pub settled: bool,
+}
+
+/// To whom jobs are leased.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseTo<'a> {
+    /// Session.
+    pub session: u64,
+    /// Worker's name.
+    pub worker: &'a str,
+    /// Lease time.
+    pub ttl_ms: u32,
+    /// The session's request that is answered, counted round.
+    pub request: u32,
 }
 
 /// What a turn asks of the owner. See [`crate::Output`] for the order.
@@ -234,14 +249,7 @@ impl<T> Core<T> {
 
     /// Proposes a lease of jobs taken from the index. `Ok(Some(owed))`: none of them was ready any more, nothing was
     /// proposed.
-    pub fn lease(
-        &mut self,
-        popped: &[Popped],
-        session: u64,
-        worker: &str,
-        ttl_ms: u32,
-        owed: T,
-    ) -> Result<Option<T>, (Shed, T)> {
+    pub fn lease(&mut self, popped: &[Popped], to: &LeaseTo<'_>, owed: T) -> Result<Option<T>, (Shed, T)> {
         if let Err(shed) = self.lease_room() {
             self.put_back(popped);
             return Err((shed, owed));
@@ -252,7 +260,8 @@ impl<T> Core<T> {
         if jobs.is_empty() {
             return Ok(Some(owed));
         }
-        self.gather(&Command::Lease { session, worker: worker.into(), ttl_ms, jobs }, Some(owed));
+        let &LeaseTo { session, worker, ttl_ms, request } = to;
+        self.gather(&Command::Lease { session, worker: worker.into(), ttl_ms, request, jobs }, Some(owed));
         Ok(None)
     }
 
@@ -269,8 +278,15 @@ impl<T> Core<T> {
         }
     }
 
-    /// Takes a worker's heartbeat. `None`: this replica may not answer, another one should be asked.
-    pub fn heartbeat(&mut self, session: u64, beats: &[(u64, u32, u8)], now_ms: u64) -> Option<Beaten> {
+    /// Takes a worker's heartbeat. With `settled`, the session holds nothing of its requests up to that one but what is
+    /// listed. `None`: this replica may not answer, another one should be asked.
+    pub fn heartbeat(
+        &mut self,
+        session: u64,
+        beats: &[(u64, u32, u8)],
+        settled: Option<u32>,
+        now_ms: u64,
+    ) -> Option<Beaten> {
         if !self.sure(now_ms) {
             return None;
         }
@@ -293,6 +309,12 @@ impl<T> Core<T> {
             if phase > job.phase && phase <= 2 && leading.phase(seq, attempt, phase) {
                 job.phase = phase;
             }
+        }
+        if let Some(request) = settled {
+            let kept = beats.len() - answer.lost.len();
+            let held = beats.iter().map(|&(seq, attempt, _)| (seq, attempt));
+            answer.settled =
+                kept >= self.machine.leases_of(session) as usize || leading.settlements.note(session, request, held);
         }
         Some(answer)
     }

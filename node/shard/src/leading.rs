@@ -3,6 +3,7 @@
 
 use crate::leases::{ExpiryPolicy, LeaseTable};
 use crate::limits::{ARRAY_FEED_LOW, ARRAY_FEED_MAX, INDEX_REBUILD_STALE_MIN, PHASES_MAX};
+use crate::settlements::Settlements;
 use moso_proto::JobState;
 use moso_queue::ready::Popped;
 use moso_queue::{Effects, Machine, ReadyIndex};
@@ -29,6 +30,8 @@ pub struct Leading {
     feeds: BTreeMap<u64, Feed>,
     /// Phases that workers reported, not yet proposed.
     pub phases: Vec<(u64, u32, u8)>,
+    /// What sessions said they hold, not yet compared.
+    pub settlements: Settlements,
     /// Where the walk for time-outs goes on.
     pub sweep_from: u64,
     /// When the periodic work was last done.
@@ -48,6 +51,7 @@ impl Leading {
             timers: BTreeMap::new(),
             feeds: BTreeMap::new(),
             phases: Vec::new(),
+            settlements: Settlements::default(),
             sweep_from: 0,
             second_ms: now_ms,
             pruned_ms: now_ms,
@@ -204,7 +208,10 @@ impl Leading {
 
     /// Estimated bytes held, the index aside.
     pub fn memory_bytes(&self) -> usize {
-        self.leases.memory_bytes() + self.timers.len() * 64 + self.phases.capacity() * 16
+        self.leases.memory_bytes()
+            + self.settlements.memory_bytes()
+            + self.timers.len() * 64
+            + self.phases.capacity() * 16
     }
 }
 

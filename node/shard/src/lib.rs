@@ -30,6 +30,7 @@ mod output;
 mod pending;
 mod quorum;
 mod replica;
+mod settlements;
 mod storage;
 mod terms;
 pub mod timeouts;

@@ -56,6 +56,11 @@ pub const ARRAY_FEED_MAX: u32 = 2_048;
 pub const ARRAY_FEED_LOW: u32 = 1_024;
 /// A ready index with fewer stale entries than this is not worth building anew.
 pub const INDEX_REBUILD_STALE_MIN: u64 = 1_000;
+/// Sessions whose word on what they hold waits for the next look, once a second: as many as reconnect in a second after
+/// a node's end. Beyond that a worker is told to say it again.
+pub const SETTLEMENTS_MAX: usize = 100_000;
+/// Leases in such words: 16 MB.
+pub const SETTLEMENTS_LEASES_MAX: usize = 1_000_000;
 /// Phases kept until they are proposed, once a second; beyond that a worker's next heartbeat tells again.
 pub const PHASES_MAX: usize = 100_000;
 /// Entries proposed and not yet applied, per shard.

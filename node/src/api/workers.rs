@@ -3,9 +3,9 @@
 
 use super::frames::{fault_of, merge, push_into, read, refusal, settle, split, tobekilled};
 use super::{check, invalid, status};
-use crate::dispatch::{Ask, Cancel, Dispatcher};
+use crate::dispatch::{Ask, Cancel, Dispatcher, Leased};
 use crate::request::Fault;
-use crate::router::{Router, unknown};
+use crate::router::{HeartbeatCall, Router, unknown};
 use crate::sessions::{PUSHES, Push, STREAMS_MAX, Sessions};
 use futures::stream::{FuturesUnordered, StreamExt};
 use moso_proto::object::kind;
@@ -320,6 +320,7 @@ impl Session {
             },
             task: (request.task_id != 0).then_some(TaskId(request.task_id)),
             session: self.number,
+            request: request.request_id as u32,
             worker: self.worker.clone(),
             wait: Duration::from_millis(u64::from(request.wait_ms)).min(WAIT_MAX),
         })
@@ -345,11 +346,11 @@ impl Session {
                 Ok(ask) => dispatcher.lease(&ask, &cancelled).await,
                 Err(fault) => Err(fault),
             };
-            let (leases, fault) = match leased {
-                Ok(leases) => (leases, None),
-                Err(fault) => (Vec::new(), Some(fault_of(&fault))),
+            let (Leased { leases, unsettled }, fault) = match leased {
+                Ok(leased) => (leased, None),
+                Err(fault) => (Leased::default(), Some(fault_of(&fault))),
             };
-            if let Err(reply) = send.send(v1::LeaseReply { request_id, leases, fault }) {
+            if let Err(reply) = send.send(v1::LeaseReply { request_id, leases, fault, unsettled }) {
                 dispatcher.undelivered(session.number, &reply.leases).await;
             }
         });
@@ -357,7 +358,7 @@ impl Session {
     }
 
     fn heartbeat(&self, heartbeat: v1::Heartbeat) -> Result<Part, Fault> {
-        let v1::Heartbeat { seq, jobs, attempts, phases } = heartbeat;
+        let v1::Heartbeat { seq, jobs, attempts, phases, settled_request } = heartbeat;
         if jobs.len() != attempts.len() || (!phases.is_empty() && phases.len() != jobs.len()) {
             return Err(invalid("a heartbeat's jobs, attempts and phases differ in number"));
         }
@@ -373,21 +374,33 @@ impl Session {
                 None => reply.lost.push(job),
             }
         }
+        let settled = (settled_request != 0).then_some(settled_request as u32);
+        if settled.is_some() {
+            // A shard that is not named may hold what the session does not know of.
+            for slot in &self.api.router.directory.shards {
+                by_shard.entry(slot.shard).or_default();
+            }
+        }
         let (router, session) = (self.api.router.clone(), self.number);
         Ok(Box::pin(async move {
+            reply.settled = settled.is_some();
             let asked = by_shard.into_iter().map(|(shard, beats)| {
                 let router = &router;
                 async move {
                     let jobs: Vec<u64> = beats.iter().map(|b| b.0).collect();
-                    (shard, jobs, router.heartbeat(shard, session, beats).await)
+                    (shard, jobs, router.heartbeat(shard, HeartbeatCall { session, beats, settled }).await)
                 }
             });
             let mut commands = Vec::new();
             for (shard, jobs, answer) in futures::future::join_all(asked).await {
                 let id = |seq: u64| moso_proto::ShardId(shard).id(seq);
                 match answer {
-                    None => reply.unknown.extend(jobs.into_iter().map(id)),
-                    Some((lost, kill)) => {
+                    None => {
+                        reply.settled = false;
+                        reply.unknown.extend(jobs.into_iter().map(id));
+                    }
+                    Some((lost, kill, settled)) => {
+                        reply.settled &= settled;
                         reply.lost.extend(lost.into_iter().map(id));
                         commands.extend(kill.into_iter().map(|(seq, attempt)| tobekilled(id(seq), attempt)));
                     }

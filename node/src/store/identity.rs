@@ -12,7 +12,7 @@ use std::str::FromStr;
 use std::sync::Mutex;
 
 /// The folder format written. Newer ones are refused.
-pub const FOLDER_FORMAT: u32 = 1;
+pub const FOLDER_FORMAT: u32 = 2;
 
 const IDENTITY: &str = "IDENTITY";
 const SEEN: &str = "SEEN";

@@ -77,10 +77,10 @@ pub fn failure(lease: &Lease, code: i32, text: &str) -> JobResult {
 /// A heartbeat that says of all leases that they run.
 pub fn running(leases: &[Lease]) -> Turn {
     let heartbeat = Heartbeat {
-        seq: 0,
         jobs: leases.iter().map(|l| l.job_id).collect(),
         attempts: leases.iter().map(|l| l.attempt).collect(),
         phases: vec![2; leases.len()],
+        ..Heartbeat::default()
     };
     Turn { heartbeat: Some(heartbeat), ..Turn::default() }
 }

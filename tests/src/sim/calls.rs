@@ -36,6 +36,11 @@ impl<K> Calls<K> {
         self.open.len()
     }
 
+    /// What is kept of the calls that wait, with their shards.
+    pub fn kept(&self) -> impl Iterator<Item = (u16, &K)> {
+        self.open.values().map(|open| (open.shard, &open.kept))
+    }
+
     /// Sends a call to the shard's leader, as far as known.
     pub fn send(&mut self, env: &mut Env, history: &mut History, shard: u16, ask: Ask, kept: K) -> u64 {
         let nodes = env.plan.nodes as u64;

@@ -139,6 +139,8 @@ pub enum Ask {
         max: usize,
         /// Most cores of a job; 0: any.
         cores: u32,
+        /// The session's request, counted round.
+        request: u32,
     },
     /// Heartbeat: job, attempt, phase.
     Beat {
@@ -146,6 +148,8 @@ pub enum Ask {
         session: u64,
         /// Leases held.
         beats: Vec<(u64, u32, u8)>,
+        /// Of its requests up to this one the session holds nothing else.
+        settled: Option<u32>,
     },
     /// A read that must see all that was acknowledged before.
     Read,

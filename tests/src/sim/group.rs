@@ -16,7 +16,7 @@ pub use checks::check_machine;
 use moso_proto::ShardId;
 use moso_queue::filter::WorkerOffer;
 use moso_queue::ready::{Popped, Wanted};
-use moso_shard::core::{Answer as CoreAnswer, Core, CoreOutput, Shed};
+use moso_shard::core::{Answer as CoreAnswer, Core, CoreOutput, LeaseTo, Shed};
 use moso_shard::limits::{ENTRY_BYTES_MAX, UNPERSISTED_MAX};
 use moso_shard::{ConfState, Durable, Message, MessageType, Position, Replica, ReplicaConfig};
 use rand::Rng;
@@ -219,10 +219,11 @@ impl Group {
                     self.shed(around, shed, owed);
                 }
             }
-            Ask::Lease { session, worker, ttl_ms, .. } => {
-                self.lease(around, &popped, (session, &worker, ttl_ms), owed)?
+            Ask::Lease { session, worker, ttl_ms, request, .. } => {
+                let to = LeaseTo { session, worker: &worker, ttl_ms, request };
+                self.lease(around, &popped, &to, owed)?
             }
-            Ask::Beat { session, beats } => self.beat(around, owed, session, &beats)?,
+            Ask::Beat { session, beats, settled } => self.beat(around, owed, session, (&beats, settled))?,
             Ask::Read => {
                 let (oracle, _) = around.watch.oracle_mut(self.shard);
                 self.waiting_reads.push((owed, oracle.answered));
@@ -231,15 +232,9 @@ impl Group {
         Ok(())
     }
 
-    fn lease(
-        &mut self,
-        around: &mut Around<'_>,
-        popped: &[Popped],
-        (session, worker, ttl_ms): (u64, &str, u32),
-        owed: Owed,
-    ) -> Check {
+    fn lease(&mut self, around: &mut Around<'_>, popped: &[Popped], to: &LeaseTo<'_>, owed: Owed) -> Check {
         let claims: BTreeSet<u64> = popped.iter().filter(|popped| self.claimable(popped)).map(|p| p.seq).collect();
-        match self.core.lease(popped, session, worker, ttl_ms, owed) {
+        match self.core.lease(popped, to, owed) {
             Ok(None) => self.check_claims(around, claims)?,
             Ok(Some(owed)) => {
                 let none = moso_queue::command::Reply::Leased(Vec::new());
@@ -255,8 +250,14 @@ impl Group {
         Ok(())
     }
 
-    fn beat(&mut self, around: &mut Around<'_>, owed: Owed, session: u64, beats: &[(u64, u32, u8)]) -> Check {
-        let answer = self.core.heartbeat(session, beats, around.mono_ms);
+    fn beat(
+        &mut self,
+        around: &mut Around<'_>,
+        owed: Owed,
+        session: u64,
+        (beats, settled): (&[(u64, u32, u8)], Option<u32>),
+    ) -> Check {
+        let answer = self.core.heartbeat(session, beats, settled, around.mono_ms);
         let Some(beaten) = answer else {
             let leader = self.leader();
             reply(around, owed, Answer::NotLeader(leader));

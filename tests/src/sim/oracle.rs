@@ -46,6 +46,8 @@ pub struct Oracle {
     digests: BTreeMap<u64, u64>,
     jobs: BTreeMap<u64, Known>,
     alive: BTreeMap<u64, Alive>,
+    /// Leases taken back because their worker was never given them: job and attempt.
+    unheld: BTreeSet<(u64, u32)>,
     /// Archive records.
     ended: BTreeMap<u64, (JobState, u32, Vec<u8>)>,
     submissions: BTreeMap<[u8; 16], (u64, u32)>,
@@ -65,6 +67,7 @@ impl Oracle {
             digests: BTreeMap::new(),
             jobs: BTreeMap::new(),
             alive: BTreeMap::new(),
+            unheld: BTreeSet::new(),
             ended: BTreeMap::new(),
             submissions: BTreeMap::new(),
             invoked: BTreeMap::new(),
@@ -118,6 +121,18 @@ impl Oracle {
         self.machine
             .job(seq)
             .is_some_and(|job| job.state.is_leased() && job.session == session && job.attempt == attempt)
+    }
+
+    /// I6: a lease that its worker holds, held until it ended, or comes to hold was never taken back as one that the
+    /// worker was not given.
+    pub fn check_given(&self, seq: u64, attempt: u32) -> Check {
+        ensure_that!(
+            "I6 a lease given is not taken back as lost",
+            !self.unheld.contains(&(seq, attempt)),
+            "shard {}: job {seq} attempt {attempt}",
+            self.shard
+        );
+        Ok(())
     }
 
     /// A leader of this term acknowledged a heartbeat of the job.
@@ -233,6 +248,15 @@ impl Oracle {
             (Command::Expire { jobs }, _) => {
                 for &(seq, attempt) in jobs {
                     self.check_expired(env, leaders, position.term, seq, attempt)?;
+                }
+            }
+            (Command::Unheld { session, jobs }, _) => {
+                for lease in jobs {
+                    let known = self.jobs.get(&lease.0);
+                    if known.is_some_and(|k| k.state.is_leased() && (k.attempt, k.session) == (lease.1, *session)) {
+                        env.cover.count("leases taken back, never given");
+                        self.unheld.insert(*lease);
+                    }
                 }
             }
             (Command::Act { .. }, Reply::Acted { .. })

@@ -21,7 +21,7 @@ pub fn allowed(command: &Command, from: Option<JobState>, to: JobState) -> bool 
                 || (leased && (lost(to) || to == Finished))
                 || (parked && from != Some(Waiting) && to == Finished)
         }
-        Command::Expire { .. } => consequence || (leased && lost(to)),
+        Command::Expire { .. } | Command::Unheld { .. } => consequence || (leased && lost(to)),
         Command::Wake { .. } => consequence || matches!((from, to), (Some(Defined), Activated)),
         Command::TimeOut { fail, .. } => {
             consequence

@@ -166,6 +166,7 @@ pub fn command_name(command: &Command) -> &'static str {
         Command::Lease { .. } => "lease",
         Command::Results { .. } => "results",
         Command::Expire { .. } => "expire",
+        Command::Unheld { .. } => "unheld",
         Command::Phase { .. } => "phase",
         Command::Wake { .. } => "wake",
         Command::TimeOut { .. } => "time out",

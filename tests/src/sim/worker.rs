@@ -40,13 +40,16 @@ struct Held {
 struct Results {
     session: u64,
     results: Vec<JobResult>,
+    /// The attempt was another's.
     forged: bool,
+    /// The attempt may be another's, or nobody's.
+    guessed: bool,
 }
 
 /// Why a call was sent.
 #[derive(Clone, Debug)]
 enum Sent {
-    Lease { session: u64 },
+    Lease { session: u64, request: u32 },
     Beat { session: u64 },
     Results(Results),
 }
@@ -64,6 +67,10 @@ pub struct Worker {
     /// Results to be sent again.
     again: Vec<(u16, Results)>,
     polls: usize,
+    /// Number of the last request for jobs; counted round.
+    request: u32,
+    /// Requests that wait for an answer, oldest first.
+    open_requests: Vec<u32>,
 }
 
 impl Worker {
@@ -80,6 +87,9 @@ impl Worker {
             dead_until_ms: None,
             again: Vec::new(),
             polls: 0,
+            // Runs over its end soon.
+            request: u32::MAX - 20,
+            open_requests: Vec::new(),
         };
         worker.open_session();
         worker
@@ -146,6 +156,7 @@ impl Worker {
                     session: self.session,
                     results: vec![result(seq, held.attempt, held.outcome)],
                     forged: false,
+                    guessed: false,
                 };
                 self.again.push((shard, results));
             }
@@ -172,7 +183,8 @@ impl Worker {
                 for result in results {
                     self.held.remove(&(shard, result.seq));
                 }
-                let results = Results { session: self.session, results: results.to_vec(), forged: false };
+                let results =
+                    Results { session: self.session, results: results.to_vec(), forged: false, guessed: false };
                 let repeats = env.plan.clients.repeats;
                 if !env.calm && env.chance(repeats) {
                     env.cover.count("workers: results sent twice");
@@ -204,16 +216,47 @@ impl Worker {
             let beats = shards.entry(shard).or_default();
             beats.push((seq, held.attempt, phase));
         }
+        // Half of them are complete: then all shards must hear them.
+        let settled = env.chance(0.5).then(|| self.settle(env, &mut shards));
         for (shard, beats) in shards {
             let sent = Sent::Beat { session: self.session };
-            let ask = Ask::Beat { session: self.session, beats };
+            let ask = Ask::Beat { session: self.session, beats, settled };
             self.calls.send(env, history, shard, ask, sent);
         }
+    }
+
+    /// Lists results on their way as well, which are jobs held. Gives the last request that is settled: answered, or
+    /// given up, so that a late answer is not taken.
+    fn settle(&self, env: &Env, shards: &mut BTreeMap<u16, Vec<(u64, u32, u8)>>) -> u32 {
+        let sent = self.calls.kept().filter_map(|(shard, sent)| match sent {
+            Sent::Results(results) => Some((shard, results)),
+            _ => None,
+        });
+        let waiting = self.again.iter().map(|(shard, results)| (*shard, results));
+        for (shard, results) in sent.chain(waiting) {
+            if results.session == self.session && !results.guessed {
+                let beats = shards.entry(shard).or_default();
+                // A job is listed once, by its newest attempt.
+                for result in &results.results {
+                    match beats.iter_mut().find(|beat| beat.0 == result.seq) {
+                        Some(beat) if beat.1 < result.attempt => (beat.1, beat.2) = (result.attempt, 0),
+                        Some(_) => {}
+                        None => beats.push((result.seq, result.attempt, 0)),
+                    }
+                }
+            }
+        }
+        for shard in 1..=env.plan.shards {
+            shards.entry(shard).or_default();
+        }
+        self.open_requests.first().map_or(self.request, |oldest| oldest.wrapping_sub(1))
     }
 
     fn poll(&mut self, env: &mut Env, history: &mut History, room: usize) {
         let shards = u64::from(env.plan.shards);
         let shard = env.within((1, shards)) as u16;
+        self.request = self.request.wrapping_add(1);
+        self.open_requests.push(self.request);
         let ask = Ask::Lease {
             session: self.session,
             worker: self.name.clone(),
@@ -221,9 +264,10 @@ impl Worker {
             queue: env.rng.random_range(1..=QUEUES),
             max: env.within((1, room as u64)) as usize,
             cores: if !env.calm && env.once_in(4) { 4 } else { 0 },
+            request: self.request,
         };
         self.polls += 1;
-        let sent = Sent::Lease { session: self.session };
+        let sent = Sent::Lease { session: self.session, request: self.request };
         self.calls.send(env, history, shard, ask, sent);
     }
 
@@ -247,14 +291,20 @@ impl Worker {
             session: self.session,
             results: vec![result(given.seq, attempt, Outcome::Finished)],
             forged: later == 0,
+            guessed: true,
         };
         self.report(env, history, given.shard, results);
+    }
+
+    fn ended_poll(&mut self, request: u32) {
+        self.polls -= 1;
+        self.open_requests.retain(|open| *open != request);
     }
 
     /// A call had no effect, or none that is known.
     fn failed(&mut self, sent: Sent, shard: u16) {
         match sent {
-            Sent::Lease { .. } => self.polls -= 1,
+            Sent::Lease { request, .. } => self.ended_poll(request),
             Sent::Beat { .. } => {}
             Sent::Results(results) if !results.forged => self.again.push((shard, results)),
             Sent::Results(_) => {}
@@ -270,15 +320,11 @@ impl Worker {
             return Ok(());
         };
         match (sent, answer) {
-            (Sent::Lease { session }, Answer::Reply(Reply::Leased(jobs))) => {
-                self.polls -= 1;
-                self.leased(env, history, shard, session, &jobs);
-                Ok(())
+            (Sent::Lease { session, request }, Answer::Reply(Reply::Leased(jobs))) => {
+                self.ended_poll(request);
+                self.leased(env, history, (shard, watch), session, &jobs)
             }
-            (Sent::Beat { session }, Answer::Beaten(beaten)) => {
-                self.beaten(env, shard, session, &beaten);
-                Ok(())
-            }
+            (Sent::Beat { session }, Answer::Beaten(beaten)) => self.beaten(env, (shard, watch), session, &beaten),
             (Sent::Results(results), Answer::Reply(Reply::Results(statuses))) => {
                 told(env, history, watch, shard, &results, &statuses)
             }
@@ -290,13 +336,21 @@ impl Worker {
         }
     }
 
-    fn leased(&mut self, env: &mut Env, history: &mut History, shard: u16, session: u64, jobs: &[(u64, u32)]) {
+    fn leased(
+        &mut self,
+        env: &mut Env,
+        history: &mut History,
+        (shard, watch): (u16, &Watch),
+        session: u64,
+        jobs: &[(u64, u32)],
+    ) -> Check {
         if session != self.session {
-            return;
+            return Ok(());
         }
         let failures = env.plan.clients.failures;
         let run_ms = if env.calm { (0, 500) } else { env.plan.clients.run_ms };
         for &(seq, attempt) in jobs {
+            watch.oracle(shard).check_given(seq, attempt)?;
             env.cover.count("workers: jobs begun");
             let run_ms = env.within(run_ms);
             let held = Held {
@@ -309,13 +363,16 @@ impl Worker {
             let given = Given { shard, session, seq, attempt };
             history.given.push(given);
         }
+        Ok(())
     }
 
-    fn beaten(&mut self, env: &mut Env, shard: u16, session: u64, beaten: &Beaten) {
+    fn beaten(&mut self, env: &mut Env, (shard, watch): (u16, &Watch), session: u64, beaten: &Beaten) -> Check {
         for &seq in &beaten.lost {
             env.cover.count("workers: told that a lease is lost");
-            if session == self.session {
-                self.held.remove(&(shard, seq));
+            if session == self.session
+                && let Some(held) = self.held.remove(&(shard, seq))
+            {
+                watch.oracle(shard).check_given(seq, held.attempt)?;
             }
         }
         for &(seq, attempt) in &beaten.kill {
@@ -327,6 +384,7 @@ impl Worker {
                 held.outcome = Outcome::Cancelled;
             }
         }
+        Ok(())
     }
 }
 
@@ -339,6 +397,9 @@ fn told(
     statuses: &[ResultStatus],
 ) -> Check {
     for (result, status) in sent.results.iter().zip(statuses) {
+        if !sent.guessed {
+            watch.oracle(shard).check_given(result.seq, result.attempt)?;
+        }
         match status {
             ResultStatus::Accepted => {
                 ensure_that!(

@@ -21,6 +21,7 @@ const WAKE: u8 = 6;
 const TIME_OUT: u8 = 7;
 const ACT: u8 = 8;
 const PRUNE: u8 = 9;
+const UNHELD: u8 = 10;
 
 impl Command {
     /// Appends the command.
@@ -30,10 +31,11 @@ impl Command {
                 out.put_u8(SUBMIT);
                 submit.encode(out);
             }
-            Command::Lease { session, worker, ttl_ms, jobs } => {
+            Command::Lease { session, worker, ttl_ms, request, jobs } => {
                 out.put_u8(LEASE);
                 out.put_u64(*session);
                 out.put_u32(*ttl_ms);
+                out.put_u32(*request);
                 out.put_str(worker);
                 put_numbers(out, jobs);
             }
@@ -44,10 +46,12 @@ impl Command {
             }
             Command::Expire { jobs } => {
                 out.put_u8(EXPIRE);
-                put_list(out, jobs, |out, &(seq, attempt)| {
-                    out.put_u64(seq);
-                    out.put_u32(attempt);
-                });
+                put_leases(out, jobs);
+            }
+            Command::Unheld { session, jobs } => {
+                out.put_u8(UNHELD);
+                out.put_u64(*session);
+                put_leases(out, jobs);
             }
             Command::Phase { jobs } => {
                 out.put_u8(PHASE);
@@ -90,14 +94,15 @@ impl Command {
         let command = match get.u8()? {
             SUBMIT => Command::Submit(Box::new(Submit::decode(&mut get)?)),
             LEASE => {
-                let (session, ttl_ms, worker) = (get.u64()?, get.u32()?, get.str()?);
-                Command::Lease { session, worker, ttl_ms, jobs: get_numbers(&mut get)? }
+                let (session, ttl_ms, request, worker) = (get.u64()?, get.u32()?, get.u32()?, get.str()?);
+                Command::Lease { session, worker, ttl_ms, request, jobs: get_numbers(&mut get)? }
             }
             RESULTS => {
                 let session = get.u64()?;
                 Command::Results { session, results: get_list(&mut get, 13, get_result)? }
             }
-            EXPIRE => Command::Expire { jobs: get_list(&mut get, 12, |get| Ok((get.u64()?, get.u32()?)))? },
+            EXPIRE => Command::Expire { jobs: get_leases(&mut get)? },
+            UNHELD => Command::Unheld { session: get.u64()?, jobs: get_leases(&mut get)? },
             PHASE => Command::Phase { jobs: get_list(&mut get, 13, |get| Ok((get.u64()?, get.u32()?, get.u8()?)))? },
             WAKE => Command::Wake { jobs: get_numbers(&mut get)? },
             TIME_OUT => {
@@ -319,6 +324,17 @@ fn get_result(get: &mut Get) -> Result<JobResult, Error> {
 
 fn put_numbers(out: &mut Vec<u8>, numbers: &[u64]) {
     put_list(out, numbers, |out, &number| out.put_u64(number));
+}
+
+fn put_leases(out: &mut Vec<u8>, leases: &[(u64, u32)]) {
+    put_list(out, leases, |out, &(seq, attempt)| {
+        out.put_u64(seq);
+        out.put_u32(attempt);
+    });
+}
+
+fn get_leases(get: &mut Get) -> Result<Vec<(u64, u32)>, Error> {
+    get_list(get, 12, |get| Ok((get.u64()?, get.u32()?)))
 }
 
 fn get_numbers(get: &mut Get) -> Result<Vec<u64>, Error> {

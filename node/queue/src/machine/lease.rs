@@ -4,15 +4,16 @@ use super::{Holder, Machine};
 use crate::command::Reply;
 use crate::effect::Effects;
 use crate::job::{Job, Reason, Report};
+use crate::limits::ATTEMPTS_MAX;
 use moso_proto::JobState;
 
 impl Machine {
     /// Gives jobs to a session. Jobs that are no longer ready are left out: the log decides, not the leader's index.
     pub(super) fn lease(
         &mut self,
-        session: u64,
-        worker: &str,
+        (session, worker): (u64, &str),
         ttl_ms: u32,
+        request: u32,
         jobs: &[u64],
         effects: &mut Effects,
     ) -> Reply {
@@ -26,6 +27,7 @@ impl Machine {
             job.attempt += 1;
             job.session = session;
             job.ttl_ms = ttl_ms.max(1);
+            job.request = request;
             job.leased_ms = now;
             job.started_ms = 0;
             job.phase = 0;
@@ -89,6 +91,19 @@ impl Machine {
         Reply::Done
     }
 
+    /// Takes leases back that their session does not hold: the answer to its request was lost. Not charged.
+    pub(super) fn unheld(&mut self, session: u64, jobs: &[(u64, u32)], effects: &mut Effects) -> Reply {
+        for &(seq, attempt) in jobs {
+            let Some(job) = self.jobs.get_mut(seq) else { continue };
+            if !job.state.is_leased() || job.attempt != attempt || job.session != session {
+                continue;
+            }
+            job.last_attempt = (job.last_attempt + 1).min(ATTEMPTS_MAX);
+            self.end_attempt(seq, Reason::Unheld, Report::default(), false, effects);
+        }
+        Reply::Done
+    }
+
     /// The attempt of a leased job is over without success: the job is ended, or made ready for its next attempt.
     pub(super) fn end_attempt(
         &mut self,
@@ -105,17 +120,15 @@ impl Machine {
         if for_good || job.attempt >= job.last_attempt {
             return self.end_job(seq, JobState::Failed, reason, report, effects);
         }
+        let given_back = matches!(reason, Reason::Released | Reason::Unheld);
         let task = self.tasks.get(&job.task).expect("a live job has a live task");
         if task.expired(self.now_ms) || task.too_many_failed() {
             // Jobs of the task that hold no lease were closed, so this one may not become ready again.
             let closed = if task.too_many_failed() { Reason::TooManyFailures } else { Reason::Expired };
-            let (state, reason) = match reason {
-                Reason::Released => (JobState::Closed, closed),
-                _ => (JobState::Failed, reason),
-            };
+            let (state, reason) = if given_back { (JobState::Closed, closed) } else { (JobState::Failed, reason) };
             return self.end_job(seq, state, reason, report, effects);
         }
-        let wait = if reason == Reason::Released { 0 } else { task.retry.wait_ms(seq, job.attempt) };
+        let wait = if given_back { 0 } else { task.retry.wait_ms(seq, job.attempt) };
         let text = report.errors.first().map_or("", |(_, _, text)| text).to_owned();
         self.log_attempt(&job, reason, &text, effects);
         self.drop_holder(job.session);

@@ -95,9 +95,12 @@ impl Machine {
     fn apply_command(&mut self, command: Command, effects: &mut Effects) -> Reply {
         match command {
             Command::Submit(submit) => self.submit(*submit, effects),
-            Command::Lease { session, worker, ttl_ms, jobs } => self.lease(session, &worker, ttl_ms, &jobs, effects),
+            Command::Lease { session, worker, ttl_ms, request, jobs } => {
+                self.lease((session, &worker), ttl_ms, request, &jobs, effects)
+            }
             Command::Results { session, results } => self.results(session, results, effects),
             Command::Expire { jobs } => self.expire(&jobs, effects),
+            Command::Unheld { session, jobs } => self.unheld(session, &jobs, effects),
             Command::Phase { jobs } => self.phase(&jobs, effects),
             Command::Wake { jobs } => self.wake(&jobs, effects),
             Command::TimeOut { jobs, fail, code } => self.time_out(&jobs, fail, code, effects),
@@ -154,6 +157,10 @@ impl Machine {
     /// Name of the session's worker, while it holds leases here.
     pub fn worker(&self, session: u64) -> &str {
         self.holders.get(&session).map_or("", |h| &h.name)
+    }
+    /// Leases that the session holds here.
+    pub fn leases_of(&self, session: u64) -> u32 {
+        self.holders.get(&session).map_or(0, |h| h.leases)
     }
     /// Sessions that hold leases here.
     pub fn sessions(&self) -> usize {

@@ -230,6 +230,7 @@ impl Machine {
             last_attempt: 1,
             unmet: 0,
             ttl_ms: 0,
+            request: 0,
             state,
             reason: Reason::None,
             kill: 0,

@@ -75,6 +75,16 @@ pub enum Command {
         ttl: Option<Span>,
         #[arg(key, optional)]
         worker: Option<String>,
+        #[arg(key, optional)]
+        request: Option<u32>,
+    },
+    /// unheld 2 3 session=7 attempt=1
+    Unheld {
+        jobs: Vec<u64>,
+        #[arg(key, optional)]
+        session: Option<u64>,
+        #[arg(key, optional)]
+        attempt: Option<u32>,
     },
     /// result finished 2 3; also failed, released, cancelled, failed_for_good
     Result {
@@ -175,16 +185,21 @@ impl Command {
             Command::Submit(fields) => {
                 command::Command::Submit(Box::new(submit(Fields(fields.clone()), now_ms, number)?))
             }
-            Command::Lease { jobs, session, ttl, worker } => {
+            Command::Lease { jobs, session, ttl, worker, request } => {
                 let session = session.unwrap_or(7);
                 command::Command::Lease {
                     session,
                     worker: worker.clone().unwrap_or_else(|| format!("w{session}")).into(),
                     ttl_ms: ttl.map_or(60_000, |span| span.0 as u32),
+                    request: request.unwrap_or(1),
                     jobs: jobs.clone(),
                 }
             }
             Command::Result { .. } => self.results(machine)?,
+            Command::Unheld { jobs, session, attempt } => {
+                let jobs = jobs.iter().map(|&seq| (seq, attempt_of(machine, seq, *attempt))).collect();
+                command::Command::Unheld { session: session.unwrap_or(7), jobs }
+            }
             Command::Expire { jobs, attempt } => {
                 let jobs = jobs.iter().map(|&seq| (seq, attempt_of(machine, seq, *attempt))).collect();
                 command::Command::Expire { jobs }

@@ -24,6 +24,8 @@ pub enum Op {
     Result { seq: u64, behind: u32, outcome: Outcome, report: Option<Box<Report>> },
     /// An expiry of the attempt that is current.
     Expire(Vec<u64>),
+    /// Word of the holder that it does not hold the job.
+    Unheld(u64),
     /// A phase of the attempt that is current.
     Phase(u64, u8),
     /// A time-out of the state and time that are current.
@@ -44,6 +46,10 @@ impl Op {
             Op::Expire(jobs) => {
                 let meant = jobs.iter().filter_map(|&seq| Some((seq, machine.job(seq)?.attempt)));
                 Command::Expire { jobs: meant.collect() }
+            }
+            Op::Unheld(seq) => {
+                let (session, attempt) = machine.job(*seq).map_or((1, 1), |j| (j.session, j.attempt));
+                Command::Unheld { session, jobs: vec![(*seq, attempt)] }
             }
             Op::Phase(seq, phase) => {
                 let attempt = machine.job(*seq).map_or(1, |j| j.attempt);
@@ -189,8 +195,10 @@ pub fn command() -> impl Strategy<Value = Command> {
     });
     prop_oneof![
         4 => submit().prop_map(|submit| Command::Submit(Box::new(submit))),
-        6 => (SESSIONS, text(), 0..9_000u32, seqs())
-            .prop_map(|(session, worker, ttl_ms, jobs)| Command::Lease { session, worker, ttl_ms, jobs }),
+        6 => (SESSIONS, text(), 0..9_000u32, any::<u32>(), seqs()).prop_map(
+            |(session, worker, ttl_ms, request, jobs)| Command::Lease { session, worker, ttl_ms, request, jobs }
+        ),
+        1 => (SESSIONS, vec((SEQS, 0..4u32), 0..4)).prop_map(|(session, jobs)| Command::Unheld { session, jobs }),
         2 => (SESSIONS, vec(result, 0..4)).prop_map(|(session, results)| Command::Results { session, results }),
         1 => vec((SEQS, 0..4u32), 0..4).prop_map(|jobs| Command::Expire { jobs }),
         1 => vec((SEQS, 0..4u32, 0..4u8), 0..4).prop_map(|jobs| Command::Phase { jobs }),
@@ -214,6 +222,7 @@ pub fn op() -> impl Strategy<Value = Op> {
             report,
         }),
         1 => seqs().prop_map(Op::Expire),
+        1 => SEQS.prop_map(Op::Unheld),
         1 => (SEQS, 0..4u8).prop_map(|(seq, phase)| Op::Phase(seq, phase)),
         1 => (seqs(), any::<bool>(), any::<u8>()).prop_map(|(jobs, fail, code)| Op::TimeOut { jobs, fail, code }),
     ]

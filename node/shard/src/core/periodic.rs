@@ -84,7 +84,26 @@ impl<T> Core<T> {
         if prune {
             self.internal(&Command::Prune { below_ms: wall_ms.saturating_sub(DEDUP_WINDOW_MS) });
         }
+        self.take_back_unheld();
         self.sweep(self.time_ms);
+    }
+
+    /// Takes leases back that never reached their workers.
+    fn take_back_unheld(&mut self) {
+        if self.room(RESULT_ROOM).is_err() {
+            return;
+        }
+        let leading = self.leading.as_mut().expect("checked by the caller");
+        for (session, leases) in leading.settlements.take_unheld(&self.machine) {
+            for &(seq, _) in &leases {
+                if let Some(job) = self.machine.jobs_volatile().get_mut(seq) {
+                    job.reserved = true;
+                }
+            }
+            for jobs in leases.chunks(COMMAND_JOBS_MAX) {
+                self.internal(&Command::Unheld { session, jobs: jobs.to_vec() });
+            }
+        }
     }
 
     /// Looks at a part of the jobs for time-outs.

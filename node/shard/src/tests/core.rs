@@ -1,7 +1,7 @@
 //! The core of a shard with one replica, driven by hand: what its leader does with commands, leases and time.
 
 use super::cluster::{Disk, Reader, SHARD};
-use crate::core::{Answer, Beaten, Core, CoreOutput, Policy, Shed};
+use crate::core::{Answer, Beaten, Core, CoreOutput, LeaseTo, Policy, Shed};
 use crate::leases::ExpiryPolicy;
 use crate::limits::{BATCH_BYTES_MAX, ENTRY_BYTES_TARGET, INDEX_REBUILD_STALE_MIN, LEASE_LOOK_MS, PHASES_MAX};
 use crate::timeouts::TimeoutTable;
@@ -18,6 +18,10 @@ use std::sync::Arc;
 
 const QUEUE: u32 = 3;
 const TTL_MS: u32 = 1_000;
+
+fn lease_to(session: u64, request: u32) -> LeaseTo<'static> {
+    LeaseTo { session, worker: "w", ttl_ms: TTL_MS, request }
+}
 
 /// A shard whose only voting replica, or first of three, is here.
 struct One {
@@ -143,8 +147,12 @@ impl One {
     }
 
     fn lease_for(&mut self, session: u64, max: usize, ttl_ms: u32) -> Vec<(u64, u32)> {
+        self.lease_to(LeaseTo { ttl_ms, ..lease_to(session, 1) }, max)
+    }
+
+    fn lease_to(&mut self, to: LeaseTo<'_>, max: usize) -> Vec<(u64, u32)> {
         let popped = self.pop(max);
-        if self.core.lease(&popped, session, "w", ttl_ms, 1).unwrap().is_some() {
+        if self.core.lease(&popped, &to, 1).unwrap().is_some() {
             return Vec::new();
         }
         self.turn();
@@ -192,14 +200,14 @@ fn a_lease_is_kept_by_heartbeats_and_ended_by_its_result() {
     assert_eq!(one.lease(5, 10), [(seq, 1)]);
     for _ in 0..30 {
         one.ticks(300);
-        assert_eq!(one.core.heartbeat(5, &[(seq, 1, 2)], one.now), Some(Beaten::default()));
+        assert_eq!(one.core.heartbeat(5, &[(seq, 1, 2)], None, one.now), Some(Beaten::default()));
     }
     assert_eq!(one.state(seq), Some(JobState::Running));
-    let lost = Some(Beaten { lost: vec![seq], kill: Vec::new() });
-    assert_eq!(one.core.heartbeat(6, &[(seq, 1, 2)], one.now), lost, "another's session");
-    assert_eq!(one.core.heartbeat(5, &[(seq, 2, 2)], one.now), lost, "another attempt");
+    let lost = Some(Beaten { lost: vec![seq], ..Beaten::default() });
+    assert_eq!(one.core.heartbeat(6, &[(seq, 1, 2)], None, one.now), lost, "another's session");
+    assert_eq!(one.core.heartbeat(5, &[(seq, 2, 2)], None, one.now), lost, "another attempt");
     assert_eq!(one.result(5, (seq, 1), Outcome::Finished), ResultStatus::Accepted);
-    assert_eq!(one.core.heartbeat(5, &[(seq, 1, 2)], one.now), lost);
+    assert_eq!(one.core.heartbeat(5, &[(seq, 1, 2)], None, one.now), lost);
     assert_eq!(one.lease(5, 10), []);
 }
 
@@ -227,10 +235,38 @@ fn no_heartbeat_is_taken_once_the_expiry_is_proposed_or_the_leader_is_not_sure()
     one.writes_at_once = false;
     one.ticks(2 * u64::from(TTL_MS));
     assert_eq!(one.state(seq), Some(JobState::Sent));
-    let lost = Some(Beaten { lost: vec![seq], kill: Vec::new() });
-    assert_eq!(one.core.heartbeat(5, &[(seq, 1, 1)], one.now), lost);
+    let lost = Some(Beaten { lost: vec![seq], ..Beaten::default() });
+    assert_eq!(one.core.heartbeat(5, &[(seq, 1, 1)], None, one.now), lost);
     one.now += 10_000;
-    assert_eq!(one.core.heartbeat(5, &[(seq, 1, 1)], one.now), None, "after a stall nobody is sure to lead");
+    assert_eq!(one.core.heartbeat(5, &[(seq, 1, 1)], None, one.now), None, "after a stall nobody is sure to lead");
+}
+
+#[test]
+fn a_lease_that_never_reached_its_worker_is_taken_back_and_no_other() {
+    let mut one = One::new();
+    let (first, settled) = (one.submit(4, 0), Some(Beaten { settled: true, ..Beaten::default() }));
+    let ttl_ms = 600_000;
+    let lease = |one: &mut One, session, request| one.lease_to(LeaseTo { ttl_ms, ..lease_to(session, request) }, 1);
+    assert_eq!(lease(&mut one, 5, u32::MAX), [(first, 1)]);
+    assert_eq!(lease(&mut one, 5, 0), [(first + 1, 1)], "lost, and counted round");
+    assert_eq!(lease(&mut one, 5, 1), [(first + 2, 1)], "its answer is on the way");
+    assert_eq!(lease(&mut one, 6, 1), [(first + 3, 1)]);
+    let held = [(first, 1, 2)];
+    assert_eq!(one.core.heartbeat(5, &held, None, one.now), Some(Beaten::default()));
+    one.ticks(2_000);
+    assert_eq!(one.state(first + 1), Some(JobState::Sent), "the list may have been partial");
+    assert_eq!(one.core.heartbeat(5, &held, Some(0), one.now), settled);
+    one.ticks(1_100);
+    let states: Vec<_> = (0..4).map(|at| one.state(first + at)).collect();
+    let kept = Some(JobState::Sent);
+    assert_eq!(states, [Some(JobState::Running), Some(JobState::Activated), kept, kept]);
+    // The next lease is not charged for it, and the word that comes late does it no harm.
+    let last_attempt = |seq| one.core.machine().job(seq).map(|job| job.last_attempt);
+    assert_eq!(last_attempt(first + 1), last_attempt(first).map(|last| last + 1));
+    assert_eq!(lease(&mut one, 5, 2), [(first + 1, 2)]);
+    assert_eq!(one.core.heartbeat(5, &held, Some(0), one.now), settled);
+    one.ticks(1_100);
+    assert_eq!(one.state(first + 1), kept);
 }
 
 #[test]
@@ -277,7 +313,7 @@ fn a_phase_that_finds_no_room_is_told_again() {
     }
     let beats: Vec<_> = leases.iter().map(|&(seq, attempt)| (seq, attempt, 2)).collect();
     for _ in 0..2 {
-        assert_eq!(one.core.heartbeat(5, &beats, one.now), Some(Beaten::default()));
+        assert_eq!(one.core.heartbeat(5, &beats, None, one.now), Some(Beaten::default()));
         one.ticks(1_100);
     }
     let running = leases.iter().filter(|(seq, _)| one.state(*seq) == Some(JobState::Running)).count();
@@ -311,7 +347,7 @@ fn submissions_are_shed_before_leases_and_results_last() {
     }
     let popped = one.pop(1);
     assert_eq!((popped.len(), one.ready()), (1, 0));
-    assert_eq!(one.core.lease(&popped, 6, "w", TTL_MS, 9), Err((Shed::Busy, 9)));
+    assert_eq!(one.core.lease(&popped, &lease_to(6, 1), 9), Err((Shed::Busy, 9)));
     assert_eq!(one.ready(), 1, "a job whose lease is shed goes back");
     assert_eq!(one.core.command(&result, 9), Ok(()));
     while one.core.command(&act, 9).is_ok() {}
@@ -362,8 +398,8 @@ fn a_job_taken_twice_is_leased_once() {
     let mut one = One::new();
     let seq = one.submit(1, 0);
     let popped = one.pop(1);
-    assert_eq!(one.core.lease(&popped, 5, "a", TTL_MS, 1), Ok(None));
-    assert_eq!(one.core.lease(&popped, 6, "b", TTL_MS, 2), Ok(Some(2)), "it is reserved");
+    assert_eq!(one.core.lease(&popped, &lease_to(5, 1), 1), Ok(None));
+    assert_eq!(one.core.lease(&popped, &lease_to(6, 1), 2), Ok(Some(2)), "it is reserved");
     one.turn();
     assert_eq!(one.answers.pop(), Some((1, Answer::Reply(Reply::Leased(vec![(seq, 1)])))));
 }
@@ -375,7 +411,7 @@ fn jobs_of_an_array_are_not_leased_under_an_earlier_priority() {
     let before = one.pop(10);
     let targets = vec![Target::Rest(first - 1)];
     one.command(&Command::Act { action: Action::Priority(-5), targets, actor: "op".into() });
-    assert_eq!(one.core.lease(&before, 5, "w", TTL_MS, 1), Ok(Some(1)));
+    assert_eq!(one.core.lease(&before, &lease_to(5, 1), 1), Ok(Some(1)));
     let now = one.pop(20);
     assert!(now.len() == 10 && now.iter().all(|popped| popped.priority == -5), "{now:?}");
 }
@@ -406,7 +442,7 @@ fn reads_are_served_by_a_leader_alone() {
 
     let mut follower = One::among(&[1, 2, 3]);
     assert_eq!(follower.core.read(), None);
-    assert_eq!(follower.core.heartbeat(5, &[(1, 1, 1)], follower.now), None);
+    assert_eq!(follower.core.heartbeat(5, &[(1, 1, 1)], None, follower.now), None);
     let command = follower.submission(1, 0, 0).to_bytes();
     assert_eq!(follower.core.command(&command, 3), Err((Shed::NotLeader, 3)));
 }
@@ -451,7 +487,7 @@ fn a_leader_waits_for_a_majority_and_says_unknown_when_it_loses_the_leadership()
     // One lease is proposed, one command gathered, one read asked for; then a newer leader speaks.
     let index = one.core.index().unwrap().clone();
     let popped = one.pop(1);
-    assert_eq!(one.core.lease(&popped, 5, "w", TTL_MS, 2), Ok(None));
+    assert_eq!(one.core.lease(&popped, &lease_to(5, 1), 2), Ok(None));
     one.turn();
     let gathered = one.submission(1, 0, 0).to_bytes();
     one.core.command(&gathered, 3).unwrap();
