@@ -223,6 +223,25 @@ impl Jobs for Fake {
     async fn submit(&self, request: Request<SubmitRequest>) -> Answer<SubmitReply> {
         Ok(Response::new(self.lock().submit(request.into_inner())))
     }
+    type SubmitStreamStream = ReceiverStream<Result<SubmitAnswers, Status>>;
+    async fn submit_stream(&self, request: Request<Streaming<SubmitFrame>>) -> Answer<Self::SubmitStreamStream> {
+        let (state, mut frames) = (self.state.clone(), request.into_inner());
+        let (out, answers) = mpsc::channel(16);
+        tokio::spawn(async move {
+            while let Ok(Some(frame)) = frames.message().await {
+                let answer = |one: NumberedSubmission| {
+                    let mut state = state.lock().expect("no test panics while it holds this");
+                    let reply = one.request.map(|request| state.submit(request));
+                    SubmitAnswer { number: one.number, reply, fault: None }
+                };
+                let answers = frame.submissions.into_iter().map(answer).collect();
+                if out.send(Ok(SubmitAnswers { answers })).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
     async fn get_task(&self, request: Request<TaskRequest>) -> Answer<TaskView> {
         let view = self.lock().view(request.into_inner().task_id);
         view.map(Response::new).ok_or_else(|| Status::not_found("no such task"))

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::options::ClientOptions;
 use crate::pool::{Node, Pool};
+use crate::submissions::Submissions;
 use moso_proto::MESSAGE_BYTES_MAX;
 use moso_proto::v1::admin_client::AdminClient;
 use moso_proto::v1::jobs_client::JobsClient;
@@ -22,6 +23,7 @@ pub struct Client {
 
 struct Inner {
     pool: Pool,
+    submissions: Submissions,
     options: ClientOptions,
 }
 
@@ -45,7 +47,7 @@ impl Client {
     ) -> Result<Self> {
         let addresses = addresses.into_iter().map(Into::into).collect();
         let pool = Pool::new(addresses, options.discover)?;
-        let client = Client { inner: Arc::new(Inner { pool, options }) };
+        let client = Client { inner: Arc::new(Inner { pool, submissions: Submissions::default(), options }) };
         // Claimed here, so that the first call below does not read the list a second time.
         client.pool().claim_refresh(Instant::now());
         client.cluster().await?;
@@ -76,6 +78,10 @@ impl Client {
 
     pub(crate) fn pool(&self) -> &Pool {
         &self.inner.pool
+    }
+
+    pub(crate) fn submissions(&self) -> &Submissions {
+        &self.inner.submissions
     }
 
     /// Reads the list of nodes and leaders again in the background, if it is old. One try: the next call is another.

@@ -58,6 +58,7 @@ mod pool;
 mod query;
 mod retry;
 mod session;
+mod submissions;
 mod submit;
 mod watch;
 mod wire;

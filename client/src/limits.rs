@@ -32,3 +32,15 @@ pub const NODES_MAX: usize = 1_024;
 
 /// Heartbeats of a worker that wait for their answer; older ones no longer confirm anything.
 pub const HEARTBEATS_OPEN_MAX: usize = 64;
+
+/// Bytes of a submission that goes on the stream it shares with others; a larger one has a call of its own, since it
+/// would keep them waiting.
+pub const SUBMISSION_SHARED_BYTES_MAX: usize = 16 * 1024;
+
+/// Submissions in one frame, and bytes of them, beyond which none is added: about what a node takes in one turn.
+pub const SUBMISSIONS_FRAME_MAX: usize = 512;
+/// See [`SUBMISSIONS_FRAME_MAX`].
+pub const SUBMISSIONS_FRAME_BYTES: usize = 256 * 1024;
+
+/// Submissions that wait for a frame; callers beyond that wait for room.
+pub const SUBMISSIONS_QUEUED_MAX: usize = 1_024;

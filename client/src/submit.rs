@@ -2,12 +2,14 @@
 
 use crate::client::{Client, jobs};
 use crate::error::{Error, Result};
+use crate::limits::SUBMISSION_SHARED_BYTES_MAX;
 use bytes::Bytes;
 use moso_proto::id::shard_of_submission;
 use moso_proto::v1::{JobSpec, SubmitReply, SubmitRequest, TaskSpec};
 use moso_proto::{Code, MESSAGE_BYTES_MAX};
 use rand::RngCore;
 use std::time::{SystemTime, UNIX_EPOCH};
+use tonic::{Request, Response};
 
 /// One task and its jobs, ready to be submitted. The id is made with it: submitting it again, by this process or (with
 /// [`with_id`](Self::with_id)) by another, makes no second task while the cluster remembers the id.
@@ -54,6 +56,13 @@ impl Submission {
         self.id
     }
 
+    /// About the bytes of the request.
+    fn bytes(&self) -> usize {
+        const EACH: usize = 64;
+        let jobs: usize = self.jobs.iter().map(|job| job.body.len() + EACH).sum();
+        jobs + self.task.body.len() + 4 * EACH
+    }
+
     fn into_request(self) -> Result<SubmitRequest> {
         if self.jobs.is_empty() == (self.array == 0) {
             return Err(Error::invalid("a submission has either jobs of its own or an array of at least one job"));
@@ -82,10 +91,19 @@ impl Client {
     /// submitting a clone of the same submission is safe and gives the first task's id.
     pub async fn submit(&self, submission: Submission) -> Result<SubmitReply> {
         let id = submission.id;
+        let bytes = submission.bytes();
         let request = submission.into_request()?;
         let shards = self.pool().shards();
         let shard = (shards > 0).then(|| shard_of_submission(&id, shards).0);
-        self.call(shard, request, |node, call| async move { jobs(&node).submit(call).await }).await
+        if bytes > SUBMISSION_SHARED_BYTES_MAX {
+            return self.call(shard, request, |node, call| async move { jobs(&node).submit(call).await }).await;
+        }
+        let deadline = self.options().call_deadline;
+        let submit = |node, call: Request<SubmitRequest>| async move {
+            let asked = (call.into_inner(), bytes);
+            self.submissions().submit(&node, asked, deadline).await.map(Response::new)
+        };
+        self.call(shard, request, submit).await
     }
 }
 

@@ -301,7 +301,7 @@ async fn serve_api(
     clock: Clock,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
-    let jobs = JobsServer::new(JobsApi::new(router.clone(), clock))
+    let jobs = JobsServer::new(JobsApi::new(router.clone(), clock, stopping.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX * 2);
     let workers = WorkersServer::new(WorkersApi::new(router.clone(), dispatcher, sessions))

@@ -42,6 +42,36 @@ async fn a_repeat_follows_the_hint_and_keeps_the_submission_id() {
 }
 
 #[tokio::test]
+async fn submissions_made_together_share_a_stream_and_are_told_apart() {
+    let node = Node::start().await;
+    let client = Client::connect([node.address.clone()]).await.unwrap();
+    let submit = |jobs| {
+        let client = client.clone();
+        async move { client.submit(Submission::new(TaskSpec::default()).array(jobs)).await }
+    };
+    let replies = within(futures::future::join_all((1..=500).map(submit))).await;
+    let jobs: Vec<u32> = replies.into_iter().map(|reply| reply.unwrap().jobs).collect();
+    assert_eq!(jobs, Vec::from_iter(1..=500));
+    // One that is dropped, answered or not, is nothing to the others.
+    drop(tokio::time::timeout(Duration::ZERO, submit(7)).await);
+    assert_eq!(within(submit(8)).await.unwrap().jobs, 8);
+    let large = Submission::new(TaskSpec::default()).job(vec![0; 100_000]).job(vec![1]);
+    assert_eq!(within(client.submit(large)).await.unwrap().jobs, 2);
+    assert_eq!(node.submission_streams(), 1);
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_is_opened_again_and_the_submission_repeated() {
+    let node = Node::start().await;
+    let client = Client::connect([node.address.clone()]).await.unwrap();
+    within(client.submit(submission())).await.unwrap();
+    node.refuse(tonic::Status::aborted("the stream breaks"));
+    let reply = within(client.submit(submission())).await.unwrap();
+    assert!(reply.repeated, "it is not known whether the first try had an effect");
+    assert_eq!((node.submissions().len(), node.submission_streams()), (3, 2));
+}
+
+#[tokio::test]
 async fn a_refusal_is_final() {
     let node = Node::start().await;
     let client = Client::connect([node.address.clone()]).await.unwrap();

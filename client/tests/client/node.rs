@@ -30,6 +30,31 @@ struct Script {
     /// Views of each watch; a watch ends after its views.
     watches: VecDeque<Vec<Result<TaskView, Status>>>,
     objects: Vec<PutObjectRequest>,
+    /// Streams of submissions that were opened.
+    streams: usize,
+}
+
+impl Script {
+    fn submit(&mut self, request: SubmitRequest) -> Result<SubmitReply, Status> {
+        let repeated = self.submissions.iter().any(|s| s.submission_id == request.submission_id);
+        let jobs = request.array.max(request.jobs.len() as u32);
+        self.submissions.push(request);
+        match self.refusals.pop_front() {
+            Some(status) => Err(status),
+            None => Ok(SubmitReply { task_id: 17, first_job_id: 18, jobs, repeated }),
+        }
+    }
+}
+
+/// What a stream says in place of a status.
+fn fault(status: &Status) -> Fault {
+    let meta = |key| status.metadata().get(key).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
+    Fault {
+        code: meta(META_CODE),
+        message: status.message().to_owned(),
+        retry_after_ms: meta(META_RETRY_AFTER).parse().unwrap_or(0),
+        leader: meta(META_LEADER),
+    }
 }
 
 /// One node. It stops taking connections when dropped.
@@ -83,6 +108,10 @@ impl Node {
 
     pub fn submissions(&self) -> Vec<SubmitRequest> {
         self.script.lock().unwrap().submissions.clone()
+    }
+
+    pub fn submission_streams(&self) -> usize {
+        self.script.lock().unwrap().streams
     }
 
     pub fn objects(&self) -> Vec<PutObjectRequest> {
@@ -245,16 +274,39 @@ impl Workers for Service {
 impl Jobs for Service {
     type WatchTaskStream = BoxStream<'static, Result<TaskView, Status>>;
 
+    type SubmitStreamStream = ReceiverStream<Result<SubmitAnswers, Status>>;
+
     async fn submit(&self, call: Request<SubmitRequest>) -> Answer<SubmitReply> {
-        let request = call.into_inner();
-        let mut script = self.script.lock().unwrap();
-        let repeated = script.submissions.iter().any(|s| s.submission_id == request.submission_id);
-        let jobs = request.array.max(request.jobs.len() as u32);
-        script.submissions.push(request);
-        match script.refusals.pop_front() {
-            Some(status) => Err(status),
-            None => Ok(Response::new(SubmitReply { task_id: 17, first_job_id: 18, jobs, repeated })),
-        }
+        self.script.lock().unwrap().submit(call.into_inner()).map(Response::new)
+    }
+
+    async fn submit_stream(&self, call: Request<Streaming<SubmitFrame>>) -> Answer<Self::SubmitStreamStream> {
+        let (script, mut frames) = (self.script.clone(), call.into_inner());
+        script.lock().unwrap().streams += 1;
+        let (out, answers) = mpsc::channel(16);
+        tokio::spawn(async move {
+            while let Ok(Some(frame)) = frames.message().await {
+                let mut answers = Vec::new();
+                for one in frame.submissions {
+                    let answer = script.lock().unwrap().submit(one.request.unwrap());
+                    if matches!(&answer, Err(status) if status.code() == tonic::Code::Aborted) {
+                        // The stream breaks before the answer.
+                        return;
+                    }
+                    let (reply, fault) = match answer {
+                        Ok(reply) => (Some(reply), None),
+                        Err(status) => (None, Some(fault(&status))),
+                    };
+                    answers.push(SubmitAnswer { number: one.number, reply, fault });
+                }
+                // In no order that the client could rely on.
+                answers.reverse();
+                if out.send(Ok(SubmitAnswers { answers })).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(answers)))
     }
 
     async fn watch_task(&self, _: Request<TaskRequest>) -> Answer<Self::WatchTaskStream> {

@@ -162,7 +162,7 @@ async fn a_fault_answers_a_lease() {
         let request = peer.recv_when(|frame| frame.lease.is_some()).await.lease.unwrap();
         assert_eq!(request.wait_ms, 30_000);
         let fault =
-            Fault { code: Code::NotFound.name().into(), message: "no queue is named q".into(), retry_after_ms: 0 };
+            Fault { code: Code::NotFound.name().into(), message: "no queue is named q".into(), ..Fault::default() };
         peer.send(NodeFrame {
             lease: Some(LeaseReply { request_id: request.request_id, fault: Some(fault), ..LeaseReply::default() }),
             ..NodeFrame::default()

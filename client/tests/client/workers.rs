@@ -244,7 +244,7 @@ async fn a_queue_that_does_not_exist_ends_the_worker() {
     let running = start(&node, 1, |_| async { JobOutcome::finished() }).await;
     let mut peer = node.accept().await;
     let request = peer.recv_when(|frame| frame.lease.is_some()).await.lease.unwrap();
-    let fault = Fault { code: Code::NotFound.name().into(), message: "no queue is named q".into(), retry_after_ms: 0 };
+    let fault = Fault { code: Code::NotFound.name().into(), message: "no queue is named q".into(), ..Fault::default() };
     peer.send(NodeFrame {
         lease: Some(LeaseReply { request_id: request.request_id, fault: Some(fault), ..LeaseReply::default() }),
         ..NodeFrame::default()

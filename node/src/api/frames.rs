@@ -117,7 +117,12 @@ pub fn refusal(job_id: u64, attempt: u32, code: Code, message: &str) -> v1::Refu
 
 /// A fault as a worker sees it.
 pub fn fault_of(fault: &Fault) -> v1::Fault {
-    v1::Fault { code: fault.code.name().into(), message: fault.message.clone(), retry_after_ms: fault.retry_after_ms }
+    v1::Fault {
+        code: fault.code.name().into(),
+        message: fault.message.clone(),
+        retry_after_ms: fault.retry_after_ms,
+        leader: String::new(),
+    }
 }
 
 /// The word that a job is to be killed.

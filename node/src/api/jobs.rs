@@ -1,7 +1,7 @@
 //! Submitters and users.
 
 use super::selector::{Of, Scope, read_cursor, scope, write_cursor};
-use super::{check, invalid, status};
+use super::{check, invalid, status, submissions};
 use crate::clock::Clock;
 use crate::directory::Counters;
 use crate::query::{Filter, From, Page, QueryCall, Targets};
@@ -20,9 +20,10 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::Stream;
-use tonic::{Request, Response, Status};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
 /// Jobs on a page at most.
 const PAGE_MAX: u32 = 10_000;
@@ -44,12 +45,14 @@ pub struct JobsApi {
     clock: Clock,
     watches: Arc<Semaphore>,
     submissions: Arc<Semaphore>,
+    stopping: watch::Receiver<bool>,
 }
 
 impl JobsApi {
-    /// Serves through `router`.
-    pub fn new(router: Arc<Router>, clock: Clock) -> Self {
+    /// Serves through `router`, until `stopping`.
+    pub fn new(router: Arc<Router>, clock: Clock, stopping: watch::Receiver<bool>) -> Self {
         JobsApi {
+            stopping,
             router,
             clock,
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
@@ -65,7 +68,7 @@ impl JobsApi {
         }
     }
 
-    fn meta(&self) -> Arc<MetaView> {
+    pub(super) fn meta(&self) -> Arc<MetaView> {
         self.router.directory.meta.load_full()
     }
 
@@ -77,7 +80,7 @@ impl JobsApi {
         result.map(Response::new).map_err(|fault| status(fault, &self.meta()))
     }
 
-    async fn submit_request(&self, request: v1::SubmitRequest) -> Result<v1::SubmitReply, Fault> {
+    pub(super) async fn submit_request(&self, request: v1::SubmitRequest) -> Result<v1::SubmitReply, Fault> {
         let bytes = u32::try_from(request.encoded_len()).unwrap_or(u32::MAX);
         let _held = self.submissions.try_acquire_many(bytes).map_err(|_| self.full("submissions"))?;
         let spec = request.task.as_ref().ok_or_else(|| invalid("task is missing"))?;
@@ -314,6 +317,17 @@ impl Jobs for JobsApi {
         self.answer(self.submit_request(request.into_inner()).await)
     }
 
+    type SubmitStreamStream = ReceiverStream<Result<v1::SubmitAnswers, Status>>;
+
+    async fn submit_stream(
+        &self,
+        request: Request<Streaming<v1::SubmitFrame>>,
+    ) -> Result<Response<Self::SubmitStreamStream>, Status> {
+        let (send, answers) = mpsc::channel(submissions::SEND_QUEUE);
+        tokio::spawn(submissions::serve(self.clone(), request.into_inner(), send, self.stopping.clone()));
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
     async fn get_job(&self, request: Request<v1::JobRequest>) -> Result<Response<v1::JobView>, Status> {
         let request = request.into_inner();
         self.answer(self.job(request.job_id, request.body).await)
@@ -340,7 +354,7 @@ impl Jobs for JobsApi {
         let watch = self.watches.clone().try_acquire_owned();
         let watch = watch.map_err(|_| status(self.full("watched tasks"), &self.meta()))?;
         let first = self.task(id).await.map_err(|fault| status(fault, &self.meta()))?;
-        let (send, views) = tokio::sync::mpsc::channel(4);
+        let (send, views) = mpsc::channel(4);
         let api = self.clone();
         tokio::spawn(async move {
             let _watch = watch;
@@ -365,7 +379,7 @@ impl Jobs for JobsApi {
                 }
             }
         });
-        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(views))))
+        Ok(Response::new(Box::pin(ReceiverStream::new(views))))
     }
 
     async fn explain(&self, request: Request<v1::JobRequest>) -> Result<Response<v1::Explanation>, Status> {

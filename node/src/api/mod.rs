@@ -5,6 +5,7 @@ pub mod check;
 mod frames;
 pub mod jobs;
 pub mod selector;
+mod submissions;
 pub mod workers;
 
 use crate::request::Fault;

@@ -1,0 +1,74 @@
+//! Submissions on a stream: each is answered as by a call of its own, what is answered at the same time goes back in one
+//! frame.
+
+use super::frames::fault_of;
+use super::jobs::JobsApi;
+use super::{invalid, status};
+use futures::FutureExt;
+use futures::stream::{FuturesUnordered, StreamExt};
+use moso_proto::v1;
+use tokio::sync::{mpsc, watch};
+use tonic::{Status, Streaming};
+
+/// Submissions of a stream under way; it is not read further meanwhile, but for the rest of a frame.
+const UNDER_WAY_MAX: usize = 1_024;
+/// Submissions in one frame.
+const FRAME_SUBMISSIONS_MAX: usize = 4_096;
+/// Frames of answers waiting to be sent.
+pub const SEND_QUEUE: usize = 16;
+
+type Answers = mpsc::Sender<Result<v1::SubmitAnswers, Status>>;
+
+/// Answers until the client has said all, or is gone, or the node stops: then what was read is answered, and the client
+/// goes on at another node.
+pub async fn serve(
+    api: JobsApi,
+    mut inbound: Streaming<v1::SubmitFrame>,
+    send: Answers,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut under_way = FuturesUnordered::new();
+    let mut reading = true;
+    loop {
+        let mut out = v1::SubmitAnswers::default();
+        tokio::select! {
+            // What is under way comes to its end by itself, or is repeated.
+            () = send.closed() => return,
+            () = stops(&mut stopping), if reading => reading = false,
+            frame = inbound.message(), if reading && under_way.len() < UNDER_WAY_MAX => match frame {
+                Ok(Some(frame)) if frame.submissions.len() > FRAME_SUBMISSIONS_MAX => {
+                    let fault = invalid(format!("at most {FRAME_SUBMISSIONS_MAX} submissions in one frame"));
+                    let _ = send.send(Err(status(fault, &api.meta()))).await;
+                    return;
+                }
+                Ok(Some(frame)) => under_way.extend(frame.submissions.into_iter().map(|one| answer(&api, one))),
+                Ok(None) | Err(_) => reading = false,
+            },
+            Some(answer) = under_way.next() => out.answers.push(answer),
+        }
+        while let Some(Some(answer)) = under_way.next().now_or_never() {
+            out.answers.push(answer);
+        }
+        if !out.answers.is_empty() && send.send(Ok(out)).await.is_err() {
+            return;
+        }
+        if !reading && under_way.is_empty() {
+            return;
+        }
+    }
+}
+
+async fn stops(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+async fn answer(api: &JobsApi, submission: v1::NumberedSubmission) -> v1::SubmitAnswer {
+    let number = submission.number;
+    match api.submit_request(submission.request.unwrap_or_default()).await {
+        Ok(reply) => v1::SubmitAnswer { number, reply: Some(reply), fault: None },
+        Err(fault) => {
+            let leader = api.meta().node(fault.leader).map(|node| node.api.clone()).unwrap_or_default();
+            v1::SubmitAnswer { number, reply: None, fault: Some(v1::Fault { leader, ..fault_of(&fault) }) }
+        }
+    }
+}
