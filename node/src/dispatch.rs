@@ -5,8 +5,10 @@
 //! shard share, priority, age ([`moso_queue::ready`]). One request in nine goes by age alone.
 
 use crate::directory::{Counters, Directory, ShardSlot};
-use crate::request::{Fault, LeaseFor, LeasedJob};
+use crate::error::Error;
+use crate::request::{Body, Fault, LeaseFor, LeasedJob};
 use crate::router::{Router, call, pack};
+use crate::store::state::StateStore;
 use bytes::Bytes;
 use moso_proto::object::QueueState;
 use moso_proto::{ShardId, TaskId, setting, v1};
@@ -429,8 +431,7 @@ impl Dispatcher {
         let mut bytes = 0;
         let mut failed = None;
         'steps: for step in jobs.chunks(BODIES_STEP) {
-            let wanted: Vec<u64> = step.iter().map(|j| j.body).collect();
-            let bodies = match store.bodies(&wanted) {
+            let bodies = match bodies(&store, step) {
                 Ok(bodies) => bodies,
                 Err(error) => {
                     failed = Some(error.into_fault());
@@ -438,7 +439,6 @@ impl Dispatcher {
                 }
             };
             for (job, body) in step.iter().zip(bodies) {
-                let body = body.unwrap_or_default();
                 if bytes + body.len() > BODIES_BYTES_MAX && !leases.is_empty() {
                     break 'steps;
                 }
@@ -485,6 +485,21 @@ impl Dispatcher {
             self.give_back(shard, session, jobs).await;
         }
     }
+}
+
+/// The jobs' bodies, in their order.
+fn bodies(store: &StateStore, jobs: &[LeasedJob]) -> Result<Vec<Bytes>, Error> {
+    let stored = jobs.iter().filter_map(|job| match job.body {
+        Body::Stored(at) => Some(at),
+        Body::Here(_) => None,
+    });
+    let stored: Vec<u64> = stored.collect();
+    let mut found = if stored.is_empty() { Vec::new() } else { store.bodies(&stored)? }.into_iter();
+    let body = |job: &LeasedJob| match &job.body {
+        Body::Here(body) => body.clone(),
+        Body::Stored(_) => found.next().flatten().unwrap_or_default(),
+    };
+    Ok(jobs.iter().map(body).collect())
 }
 
 fn lease(shard: u16, job: &LeasedJob, body: Bytes, queue: &QueueEntry) -> v1::Lease {

@@ -1,5 +1,5 @@
 //! A data shard on its reactor: the core, its store, and who waits for reads. Does what a turn asks for, in the order
-//! that the laws demand: messages, log, state, answers.
+//! that the laws demand: messages, log, answers; the state is written from time to time.
 
 mod picks;
 mod stages;
@@ -14,10 +14,12 @@ use crate::outbound::Outbound;
 use crate::request::{CommandReply, Fault, LeaseFor, LeaseReply, LeasedJob, Query, Request, Snapshot};
 use crate::router::HeartbeatCall;
 use crate::store::state::{Applied, StateBatch, StateStore};
-use moso_queue::command::{Command, JobResult, Outcome, Reply};
-use moso_queue::effect::{Effects, Signal};
+use moso_proto::Code;
+use moso_queue::command::{Command, JobResult, Outcome, Reply, ResultStatus};
+use moso_queue::effect::Signal;
 use moso_queue::ready::Popped;
-use moso_queue::{Machine, ReadyIndex};
+use moso_queue::unwritten::Record;
+use moso_queue::{ClassId, Machine, ReadyIndex};
 use moso_shard::core::{Answer, Core, CoreOutput, LeaseTo, Shed};
 use moso_shard::{Message, Position, Role};
 use std::collections::{BTreeMap, VecDeque};
@@ -40,6 +42,10 @@ const REQUESTS_PER_TURN: usize = 4_096;
 const WORK_PER_TURN: usize = 20_000;
 /// Queries go on for so long in one turn; the others wait for the next.
 const QUERIES_PER_TURN: Duration = Duration::from_millis(2);
+/// What was applied is written to the store once it is of so many bytes of log,
+const UNWRITTEN_BYTES_MAX: usize = 4 << 20;
+/// or so old, ms. Jobs that come and go within this time are never written.
+const UNWRITTEN_MS: u64 = 300;
 /// How often the use of resources is summed over the classes, ms.
 const USAGE_MS: u64 = 200;
 
@@ -53,13 +59,14 @@ pub struct Group {
     /// Confirmed by a quorum, to be run.
     confirmed: VecDeque<Query>,
     out: CoreOutput<Owed>,
-    buffer: Vec<u8>,
     usage_ms: u64,
+    /// When the state was last written, or all of it was found written.
+    written_ms: u64,
     stages: Stages,
     /// It was said that acknowledged entries are missing here.
     damaged: bool,
-    /// Log bytes applied since the last flush of the state.
-    pub unflushed_bytes: u64,
+    /// Log bytes written to the store since its last flush.
+    flushable_bytes: u64,
 }
 
 /// What a group needs of its reactor.
@@ -85,11 +92,11 @@ impl Group {
             waiting_reads: Vec::new(),
             confirmed: VecDeque::new(),
             out: CoreOutput::default(),
-            buffer: Vec::new(),
             usage_ms: 0,
+            written_ms: 0,
             stages: Stages::default(),
             damaged: false,
-            unflushed_bytes: 0,
+            flushable_bytes: 0,
         }
     }
 
@@ -207,7 +214,7 @@ impl Group {
             self.stages.proposed(index);
         }
         let mut out = std::mem::take(&mut self.out);
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), self.core.replica_ref().applied_index());
         self.core.turn(around.clock.mono_ms(), &mut out)?;
         for peer in around.outbound.raft(self.shard, out.messages.drain(..)) {
             self.core.replica().report_unreachable(peer);
@@ -215,12 +222,14 @@ impl Group {
         for append in out.appends.drain(..) {
             around.log.write(LogTask::Append { shard: self.shard, append });
         }
-        let applied = !out.answers.is_empty() || self.core.unwritten().is_some();
-        if applied {
+        if self.core.replica_ref().applied_index() > before {
             self.stages.apply.record(start.elapsed());
         }
         self.stages.applied(self.core.replica_ref().applied_index());
-        self.write_state(around)?;
+        for class in out.ready.drain(..) {
+            wake_waiting(self.core.machine(), class, around.directory);
+        }
+        self.write_when_due(&out, around)?;
         for (owed, answer) in out.answers.drain(..) {
             self.answer(owed, answer);
         }
@@ -260,22 +269,50 @@ impl Group {
         }
     }
 
-    fn write_state(&mut self, around: &Surroundings<'_>) -> Result<(), Error> {
-        let Some((effects, position, conf_state)) = self.core.unwritten() else { return Ok(()) };
-        let start = Instant::now();
-        if self.core.serves() {
-            wake_waiting(self.core.machine(), effects, around.directory);
+    /// Writes what was applied if there is much of it, or for long, or if somebody is about to read it.
+    fn write_when_due(&mut self, out: &CoreOutput<Owed>, around: &Surroundings<'_>) -> Result<(), Error> {
+        let now = around.clock.mono_ms();
+        if self.core.unwritten().is_none() {
+            self.written_ms = now;
+            return Ok(());
         }
+        let due = self.core.unwritten_bytes() >= UNWRITTEN_BYTES_MAX || now >= self.written_ms + UNWRITTEN_MS;
+        let read = !out.reads.is_empty() || !self.confirmed.is_empty() || out.answers.iter().any(looks_in_archive);
+        if due || read {
+            self.written_ms = now;
+            self.write_state()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what was applied.
+    ///
+    /// # Errors
+    /// See [`StateStore::commit`].
+    pub fn write_state(&mut self) -> Result<(), Error> {
+        let Some((unwritten, position, conf_state)) = self.core.unwritten() else { return Ok(()) };
+        let start = Instant::now();
         let mut batch = self.store.writer();
-        fill(&mut batch, self.core.machine(), effects, position, &mut self.buffer);
-        self.unflushed_bytes += batch.bytes() as u64;
+        unwritten.records(self.core.machine(), |record| put(&mut batch, record, position));
+        batch.put_meta(META_RECORD, &self.core.machine().meta_record().encode());
         let applied = Applied { index: position.index, term: position.term };
         // The first batch says with whom the shard was made.
         let first = self.store.applied().is_none().then(|| self.core.replica_ref().conf_state());
         self.store.commit(batch, applied, conf_state.or(first.as_ref()))?;
+        self.flushable_bytes += self.core.unwritten_bytes() as u64;
         self.core.written();
         self.stages.state.record(start.elapsed());
         Ok(())
+    }
+
+    /// Log bytes applied since the last flush of the state.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.flushable_bytes + self.core.unwritten_bytes() as u64
+    }
+
+    /// A flush of all that was written was asked for.
+    pub fn flush_begun(&mut self) {
+        self.flushable_bytes = 0;
     }
 
     fn answer(&mut self, owed: Owed, answer: Answer) {
@@ -286,8 +323,8 @@ impl Group {
             (Owed::Command(reply, _), Answer::Reply(Reply::Refused(refusal))) => drop(reply.send(Err(refusal.into()))),
             (Owed::Command(reply, _), Answer::Reply(answer)) => drop(reply.send(Ok(answer))),
             (Owed::Lease(reply, _), Answer::Reply(Reply::Leased(jobs))) => {
-                let machine = self.core.machine();
-                let leases = jobs.into_iter().filter_map(|(seq, attempt)| leased(machine, seq, attempt)).collect();
+                let core = &self.core;
+                let leases = jobs.into_iter().filter_map(|(seq, attempt)| leased(core, seq, attempt)).collect();
                 if let Err(Ok(leases)) = reply.send(Ok(leases)) {
                     self.give_back(&leases);
                 }
@@ -389,21 +426,15 @@ fn usage(machine: &Machine) -> Usage {
     sum
 }
 
-/// Wakes one waiting request for each queue that got work.
-fn wake_waiting(machine: &Machine, effects: &Effects, directory: &Directory) {
-    let mut last = None;
-    for &(_, class, _) in &effects.ready {
-        if last == Some(class) {
-            continue;
-        }
-        last = Some(class);
-        if let Some(class) = machine.classes().find(class) {
-            directory.waiting.wake(class.key.queue);
-            directory.hint_now.notify_one();
-        }
-    }
-    for task in effects.ready_arrays.iter().filter_map(|&seq| machine.task(seq)) {
-        directory.waiting.wake(machine.classes().get(task.class).key.queue);
+/// Whether the answer is held against the archive before it goes out: see [`crate::repeats`].
+fn looks_in_archive((_, answer): &(Owed, Answer)) -> bool {
+    matches!(answer, Answer::Reply(Reply::Results(statuses)) if statuses.contains(&ResultStatus::Refused(Code::AlreadyEnded)))
+}
+
+/// Wakes one waiting request for the queue of a class that got work.
+fn wake_waiting(machine: &Machine, class: ClassId, directory: &Directory) {
+    if let Some(class) = machine.classes().find(class) {
+        directory.waiting.wake(class.key.queue);
         directory.hint_now.notify_one();
     }
 }
@@ -414,72 +445,29 @@ fn wake_all_queues(index: Option<&Arc<ReadyIndex>>, directory: &Directory) {
     }
 }
 
-/// Turns effects into the batch that is written with the applied index.
-pub fn fill(
-    batch: &mut StateBatch<'_>,
-    machine: &Machine,
-    effects: &Effects,
-    position: Position,
-    buffer: &mut Vec<u8>,
-) {
+/// Adds a record to the batch that is written with the applied index.
+pub fn put(batch: &mut StateBatch<'_>, record: Record<'_>, position: Position) {
     const DAY_MS: u64 = 86_400_000;
-    let mut put = |seq: u64, encode: &dyn Fn(u64, &mut Vec<u8>) -> bool, batch: &mut StateBatch<'_>, kind: Kind| {
-        buffer.clear();
-        match (encode(seq, buffer), kind) {
-            (true, Kind::Job) => batch.put_job(seq, buffer),
-            (false, Kind::Job) => batch.delete_job(seq),
-            (true, Kind::Task) => batch.put_task(seq, buffer),
-            (false, Kind::Task) => batch.delete_task(seq),
-            (true, Kind::Class) => batch.put_class(seq as u32, buffer),
-            (false, Kind::Class) => batch.delete_class(seq as u32),
+    let day = |time_ms: u64| (time_ms / DAY_MS) as u16;
+    match record {
+        Record::Job(seq, Some(bytes)) => batch.put_job(seq, bytes),
+        Record::Job(seq, None) => batch.delete_job(seq),
+        Record::Task(seq, Some(bytes)) => batch.put_task(seq, bytes),
+        Record::Task(seq, None) => batch.delete_task(seq),
+        Record::Class(id, Some(bytes)) => batch.put_class(id.0, bytes),
+        Record::Class(id, None) => batch.delete_class(id.0),
+        Record::Body(seq, Some(bytes)) => batch.put_body(seq, bytes),
+        Record::Body(seq, None) => batch.delete_body(seq),
+        Record::Change(n, change) => {
+            let row = crate::views::encode_change(change);
+            batch.put_history(day(change.time_ms), change.seq, position.index, n, &row);
         }
-    };
-    for seq in unique(effects.jobs.iter().copied()) {
-        put(seq, &|seq, out| machine.encode_job(seq, out), batch, Kind::Job);
+        Record::EndedJob(seq, time_ms, bytes) => batch.put_ended_job(day(time_ms), seq, bytes),
+        Record::EndedTask(seq, time_ms, bytes) => batch.put_ended_task(day(time_ms), seq, bytes),
+        Record::Submission(id, bytes) => batch.put_dedup(id, bytes),
+        Record::SubmissionsBelow(id) => batch.delete_dedup_below(id),
     }
-    for seq in unique(effects.tasks.iter().copied()) {
-        put(seq, &|seq, out| machine.encode_task(seq, out), batch, Kind::Task);
-    }
-    for id in unique(effects.classes.iter().map(|c| u64::from(c.0))) {
-        put(id, &|id, out| machine.encode_class(moso_queue::ClassId(id as u32), out), batch, Kind::Class);
-    }
-    for (seq, body) in &effects.bodies {
-        batch.put_body(*seq, body);
-    }
-    for &seq in &effects.bodies_dropped {
-        batch.delete_body(seq);
-    }
-    for (n, change) in effects.changes.iter().enumerate() {
-        let day = (change.time_ms / DAY_MS) as u16;
-        batch.put_history(day, change.seq, position.index, n as u32, &crate::views::encode_change(change));
-    }
-    for (seq, time, record) in &effects.ended_jobs {
-        batch.put_ended_job((time / DAY_MS) as u16, *seq, record);
-    }
-    for (seq, time, record) in &effects.ended_tasks {
-        batch.put_ended_task((time / DAY_MS) as u16, *seq, record);
-    }
-    for (submission, record) in &effects.submissions {
-        batch.put_dedup(submission, record);
-    }
-    if let Some(below) = effects.submissions_below {
-        batch.delete_dedup_below(&below);
-    }
-    batch.put_meta(META_RECORD, &machine.meta_record().encode());
 }
 
 /// Key of the machine's clock and counters.
 pub const META_RECORD: u8 = 1;
-
-enum Kind {
-    Job,
-    Task,
-    Class,
-}
-
-fn unique(numbers: impl Iterator<Item = u64>) -> Vec<u64> {
-    let mut numbers: Vec<u64> = numbers.collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    numbers
-}

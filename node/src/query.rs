@@ -225,6 +225,11 @@ async fn on_reactor<T: Send + 'static>(
     in_time(answer, QUERY_TIMEOUT, shard).await?.ok_or_else(|| Fault::not_leader(shard))
 }
 
+/// Waits until the store holds all that was acknowledged before: a reactor writes before it serves a read.
+async fn written(router: &Router, shard: u16) -> Result<(), Fault> {
+    on_reactor(router, shard, |_| ()).await
+}
+
 /// Runs a blocking read of the archive.
 async fn on_disk<T: Send + 'static>(f: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
     tokio::task::spawn_blocking(f)
@@ -399,6 +404,7 @@ async fn jobs(
             None
         }
     };
+    written(router, shard).await?;
     on_disk(move || ended_page(&store, &filter, after, limit, &meta, shard)).await
 }
 
@@ -514,6 +520,7 @@ async fn tasks(
             None
         }
     };
+    written(router, shard).await?;
     on_disk(move || {
         let mut page = Page::default();
         let rows = store.scan_ended_tasks(after, ARCHIVE_STEP).map_err(error::Error::into_fault)?;

@@ -137,7 +137,7 @@ impl Reactor {
                 // One tick per turn at most: after a stall, time lost is not made up for by ticks in a row, which
                 // would start elections while the leader's messages still wait in the mailbox.
                 next_tick = now + self.tick_ms;
-                self.tick(now);
+                self.tick(now)?;
                 dirty.extend(self.groups.keys());
                 if self.meta.is_some() {
                     dirty.insert(0);
@@ -151,7 +151,8 @@ impl Reactor {
             self.turn(&mut dirty)?;
             turn_time.record((self.clock.mono_us() - start) as f64 / 1e6);
         }
-        Ok(())
+        // The node flushes the stores when its reactors have ended.
+        self.groups.values_mut().try_for_each(Group::write_state)
     }
 
     fn take_mail(&mut self, dirty: &mut BTreeSet<u16>) {
@@ -202,7 +203,7 @@ impl Reactor {
         }
     }
 
-    fn tick(&mut self, now: u64) {
+    fn tick(&mut self, now: u64) -> Result<(), Error> {
         self.refresh_policy();
         let wall = self.clock.wall_ms();
         let draining = self.mailbox.drain.load(Ordering::Acquire);
@@ -212,7 +213,7 @@ impl Reactor {
             if draining {
                 self.upkeep.give_away(group, &self.directory);
             } else {
-                self.upkeep.tick(group, &self.directory, shard, now);
+                self.upkeep.tick(group, &self.directory, shard, now)?;
             }
         }
         if let Some(meta) = &mut self.meta {
@@ -225,6 +226,7 @@ impl Reactor {
                 None => {}
             }
         }
+        Ok(())
     }
 
     fn refresh_policy(&mut self) {

@@ -52,13 +52,22 @@ impl From<Refusal> for Fault {
     }
 }
 
-/// A job as it is handed to a worker, its body aside.
+/// A leased job's body.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// In the store under this number: the job's own, or the array task's.
+    Stored(u64),
+    /// Not written yet.
+    Here(Bytes),
+}
+
+/// A job as it is handed to a worker.
 #[derive(Clone, Debug)]
 pub struct LeasedJob {
     /// Job.
     pub seq: u64,
-    /// Where its body lies: its own number, or the array task's.
-    pub body: u64,
+    /// Body.
+    pub body: Body,
     /// Task.
     pub task: u64,
     /// Position in its task.

@@ -2,6 +2,7 @@
 //! belong.
 
 use crate::directory::Directory;
+use crate::error::Error;
 use crate::group::{Group, node_of};
 use crate::log_writer::{LogTask, LogWriter};
 use crate::reactor::Mailbox;
@@ -18,9 +19,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// A shard's state is flushed once so many bytes were applied since the last flush: this much log is applied again
-/// after a crash, about a second's work.
-const FLUSH_BYTES: u64 = 24 << 20;
+/// A shard's state is flushed once so many bytes of log were applied since the last flush. This much is applied again
+/// after a crash, and kept in the log until then: what is cut off before the log's memtable is full is written once, so
+/// all shards' together should be well below that memtable.
+const FLUSH_BYTES: u64 = 8 << 20;
 /// Or after this time, if anything was applied, ms.
 const FLUSH_MS: u64 = 300_000;
 /// Entries kept in the log beyond what every replica has, so that a short restart needs no more than the log.
@@ -97,20 +99,24 @@ impl Upkeep {
     }
 
     /// Called every tick for each shard.
-    pub fn tick(&mut self, group: &mut Group, directory: &Directory, shard: u16, now_ms: u64) {
+    ///
+    /// # Errors
+    /// The state could not be written.
+    pub fn tick(&mut self, group: &mut Group, directory: &Directory, shard: u16, now_ms: u64) -> Result<(), Error> {
         let entry = self.shards.entry(shard).or_insert_with(|| ShardUpkeep {
             flushed_ms: now_ms,
             balance_at_ms: now_ms + BALANCE_MS,
             ..ShardUpkeep::default()
         });
-        let old = group.unflushed_bytes > 0 && now_ms >= entry.flushed_ms + FLUSH_MS;
-        if !entry.flushing && (group.unflushed_bytes >= FLUSH_BYTES || old) {
+        let old = group.unflushed_bytes() > 0 && now_ms >= entry.flushed_ms + FLUSH_MS;
+        if !entry.flushing && (group.unflushed_bytes() >= FLUSH_BYTES || old) {
+            group.write_state()?;
             let keep_from_day = keep_from_day(directory, group);
             let task = FlushTask { shard, store: group.store().clone(), keep_from_day };
             if self.flusher.tasks.try_send(task).is_ok() {
                 entry.flushing = true;
                 entry.flushed_ms = now_ms;
-                group.unflushed_bytes = 0;
+                group.flush_begun();
             }
         }
         if now_ms >= entry.balance_at_ms {
@@ -121,6 +127,7 @@ impl Upkeep {
         if let Some(&preferred) = directory.shard(shard).and_then(|slot| slot.replicas.first()) {
             self.lead_if_nobody_does(group.core().replica(), shard, preferred, directory.node, now_ms);
         }
+        Ok(())
     }
 
     /// The preferred node of a shard without a leader campaigns once it reaches a majority, so that a cluster that

@@ -7,6 +7,7 @@
 //! ```text
 //! command.rs   every replicated command; command/encoding.rs its bytes; entry.rs a batch of them
 //! machine/     apply: one short function per command; effects say what to write, wake and tell
+//! unwritten.rs what was applied and the store does not hold yet
 //! job.rs task.rs class.rs   the records; slots.rs the table of live jobs; dependencies.rs who waits for whom
 //! ready.rs     the leader's lock-free index: queue -> share -> priority -> class -> FIFO
 //! filter.rs    does a worker fit a class (PanDA's getJob filters); share.rs the order of shares
@@ -33,6 +34,7 @@ pub mod ready;
 pub mod share;
 pub mod slots;
 pub mod task;
+pub mod unwritten;
 
 pub use class::{Class, ClassId, ClassKey};
 pub use command::{Command, Reply};
@@ -42,3 +44,4 @@ pub use job::{Job, Reason};
 pub use machine::Machine;
 pub use ready::ReadyIndex;
 pub use task::Task;
+pub use unwritten::Unwritten;

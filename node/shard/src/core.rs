@@ -22,7 +22,7 @@ use moso_queue::command::{Command, EntryBuilder, Reply, is_submission};
 use moso_queue::effect::Signal;
 use moso_queue::limits::ENTRY_COMMANDS_MAX;
 use moso_queue::ready::Popped;
-use moso_queue::{Effects, Machine, ReadyIndex};
+use moso_queue::{ClassId, Effects, Machine, ReadyIndex, Unwritten};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -83,8 +83,10 @@ pub struct CoreOutput<T> {
     pub messages: Vec<Message>,
     /// To be written to the log, in order.
     pub appends: Vec<Append>,
-    /// Answers. To be given once the effects are written, since they may point to bodies.
+    /// Answers.
     pub answers: Vec<(T, Answer)>,
+    /// Classes that got ready jobs, while it leads; may repeat.
+    pub ready: Vec<ClassId>,
     /// Reads that may be served now.
     pub reads: Vec<u64>,
     /// Words to workers.
@@ -99,10 +101,23 @@ impl<T> Default for CoreOutput<T> {
             messages: Vec::new(),
             appends: Vec::new(),
             answers: Vec::new(),
+            ready: Vec::new(),
             reads: Vec::new(),
             signals: Vec::new(),
             role: None,
         }
+    }
+}
+
+impl<T> CoreOutput<T> {
+    fn wake(&mut self, machine: &Machine, effects: &Effects) {
+        for &(_, class, _) in &effects.ready {
+            if self.ready.last() != Some(&class) {
+                self.ready.push(class);
+            }
+        }
+        let arrays = effects.ready_arrays.iter().filter_map(|&seq| machine.task(seq));
+        self.ready.extend(arrays.map(|task| task.class));
     }
 }
 
@@ -125,10 +140,15 @@ pub struct Core<T> {
     batch_bytes: usize,
     /// An entry that could not be proposed yet.
     stuck: Option<(Bytes, Vec<Option<T>>)>,
+    /// Of the entry that is being applied; kept for its memory.
     effects: Effects,
+    unwritten: Unwritten,
+    /// Bytes of the entries applied and not written.
+    unwritten_bytes: usize,
     applied: Position,
     conf_state: Option<ConfState>,
-    unwritten: bool,
+    /// Something was applied since the last write.
+    ahead: bool,
     /// Reads confirmed by a quorum: they wait until their index is applied.
     reads: VecDeque<(u64, u64)>,
     next_context: u64,
@@ -151,6 +171,8 @@ impl<T> Core<T> {
     /// Joins a replica and the machine loaded from its state. `election_ms` is the shortest election timeout.
     pub fn new(replica: Replica, machine: Machine, applied: Position, policy: Policy, election_ms: u64) -> Self {
         Core {
+            unwritten: Unwritten::new(&machine),
+            unwritten_bytes: 0,
             machine,
             leading: None,
             policy,
@@ -162,7 +184,7 @@ impl<T> Core<T> {
             effects: Effects::default(),
             applied,
             conf_state: None,
-            unwritten: false,
+            ahead: false,
             reads: VecDeque::new(),
             next_context: 2,
             stamp_ms: 0,
@@ -211,15 +233,25 @@ impl<T> Core<T> {
         self.machine.memory_bytes() + self.leading.as_ref().map_or(0, Leading::memory_bytes) + index
     }
 
-    /// Effects not yet written, with the position and configuration that belong in the same batch. `None`: nothing was
-    /// applied since [`Core::written`].
-    pub fn unwritten(&self) -> Option<(&Effects, Position, Option<&ConfState>)> {
-        self.unwritten.then_some((&self.effects, self.applied, self.conf_state.as_ref()))
+    /// What is to be written, with the position and configuration that belong in the same batch. `None`: nothing was
+    /// applied since [`Core::written`]. The owner writes when it likes: until then the log holds it.
+    pub fn unwritten(&self) -> Option<(&Unwritten, Position, Option<&ConfState>)> {
+        self.ahead.then_some((&self.unwritten, self.applied, self.conf_state.as_ref()))
     }
-    /// The effects were written.
+    /// A body that is not written yet.
+    pub fn body(&self, seq: u64) -> Option<&Bytes> {
+        self.unwritten.body(seq)
+    }
+    /// Bytes of the entries that were applied and not written: about what that holds of memory, and what is applied
+    /// again after a crash.
+    pub fn unwritten_bytes(&self) -> usize {
+        self.unwritten_bytes
+    }
+    /// All that was applied is written.
     pub fn written(&mut self) {
-        self.unwritten = false;
-        self.effects.clear();
+        self.ahead = false;
+        self.unwritten_bytes = 0;
+        self.unwritten.written(&self.machine);
         self.conf_state = None;
     }
 
@@ -441,7 +473,7 @@ impl<T> Core<T> {
     ) -> Result<(), Error> {
         let (shard, peer) = (self.replica.shard(), self.replica.peer());
         self.applied = position;
-        self.unwritten = true;
+        self.ahead = true;
         let entry = match payload {
             Payload::Configuration(conf_state) => {
                 self.conf_state = Some(*conf_state);
@@ -449,18 +481,20 @@ impl<T> Core<T> {
             }
             Payload::Command(entry) => entry,
         };
-        let marks = Marks::of(&self.effects);
-        let mut replies = Vec::new();
-        self.machine.apply(entry, &mut self.effects, &mut replies).map_err(|error| Error::Damaged {
+        self.unwritten_bytes += entry.len();
+        let (effects, mut replies) = (&mut self.effects, Vec::new());
+        self.machine.apply(entry, effects, &mut replies).map_err(|error| Error::Damaged {
             shard,
             peer,
             reason: error.to_string(),
         })?;
         if let Some(leading) = &mut self.leading {
-            let new = marks.since(&self.effects);
-            leading.take_effects(&mut self.machine, &new, now_ms, self.policy.expiry);
-            out.signals.extend(new.signals);
+            leading.take_effects(&mut self.machine, effects, now_ms, self.policy.expiry);
+            out.signals.append(&mut effects.signals);
+            out.wake(&self.machine, effects);
         }
+        self.unwritten.take(effects);
+        effects.clear();
         if let Some(owed) = self.pending.take(position) {
             let answered =
                 owed.into_iter().zip(replies).filter_map(|(owed, reply)| Some((owed?, Answer::Reply(reply))));
@@ -487,42 +521,6 @@ impl<T> Core<T> {
             self.leading = Some(Leading::new(&mut self.machine, now_ms, self.policy.expiry));
             self.probe_ms = now_ms;
             self.time_ms = 0;
-        }
-    }
-}
-
-/// Where the effects of earlier entries of a turn end.
-struct Marks {
-    ready: usize,
-    arrays: usize,
-    timers: usize,
-    leased: usize,
-    signals: usize,
-    unready: u64,
-}
-
-impl Marks {
-    fn of(effects: &Effects) -> Self {
-        Marks {
-            ready: effects.ready.len(),
-            arrays: effects.ready_arrays.len(),
-            timers: effects.timers.len(),
-            leased: effects.leased.len(),
-            signals: effects.signals.len(),
-            unready: effects.unready,
-        }
-    }
-
-    /// What the leader takes up of the newest entry.
-    fn since(&self, effects: &Effects) -> Effects {
-        Effects {
-            ready: effects.ready[self.ready..].to_vec(),
-            ready_arrays: effects.ready_arrays[self.arrays..].to_vec(),
-            timers: effects.timers[self.timers..].to_vec(),
-            leased: effects.leased[self.leased..].to_vec(),
-            signals: effects.signals[self.signals..].to_vec(),
-            unready: effects.unready - self.unready,
-            ..Effects::default()
         }
     }
 }

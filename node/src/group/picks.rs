@@ -1,22 +1,25 @@
 //! Which jobs a lease takes, beside those from the ready index, and how they are told to the worker.
 
 use crate::directory::Usage;
-use crate::request::LeasedJob;
+use crate::request::{Body, LeasedJob};
 use moso_proto::JobState;
 use moso_queue::Machine;
 use moso_queue::filter::WorkerOffer;
 use moso_queue::meta::MetaView;
 use moso_queue::ready::Popped;
+use moso_shard::core::Core;
 use std::collections::BTreeMap;
 
 /// A leased job as its worker gets it; `None`: it has ended since.
-pub(super) fn leased(machine: &Machine, seq: u64, attempt: u32) -> Option<LeasedJob> {
+pub(super) fn leased<T>(core: &Core<T>, seq: u64, attempt: u32) -> Option<LeasedJob> {
+    let machine = core.machine();
     let job = machine.job(seq)?;
     let task = machine.task(job.task)?;
     let class = &machine.classes().get(job.class).key;
+    let at = if task.array { task.seq } else { seq };
     Some(LeasedJob {
         seq,
-        body: if task.array { task.seq } else { seq },
+        body: core.body(at).cloned().map_or(Body::Stored(at), Body::Here),
         task: task.seq,
         index: task.position(seq).unwrap_or(0),
         attempt,

@@ -77,6 +77,11 @@ pub struct Group {
     /// Jobs taken from the ready index and perhaps not yet at the reactor, with the time.
     popped: BTreeMap<u64, u64>,
     serving: Option<u64>,
+    /// Entries up to here were looked at after they were applied.
+    checked: u64,
+    /// Of what is unwritten, so much was looked at.
+    seen_jobs: usize,
+    seen_ends: usize,
     flush_ms: u64,
     flushing: bool,
     /// Index that every replica has on disk, as a leader said.
@@ -137,6 +142,9 @@ impl Group {
             claimed: BTreeSet::new(),
             popped: BTreeMap::new(),
             serving: None,
+            checked: applied,
+            seen_jobs: 0,
+            seen_ends: 0,
             flush_ms: around.mono_ms + around.env.within(first_flush),
             flushing: false,
             matched: 0,
@@ -295,7 +303,7 @@ impl Group {
     }
 
     /// One tick of Raft, and what is done periodically.
-    pub fn tick(&mut self, around: &mut Around<'_>, store: &StateStore) {
+    pub fn tick(&mut self, around: &mut Around<'_>, store: &mut StateStore) {
         let term = self.core.replica_ref().term();
         if self.jitter_term != Some(term) || around.env.once_in(100) {
             self.jitter_term = Some(term);
@@ -306,8 +314,9 @@ impl Group {
         }
         self.core.replica().tick();
         self.core.maintain(around.mono_ms, around.wall_ms);
-        if around.mono_ms >= self.flush_ms && !self.flushing && store.applied() > 0 {
+        if around.mono_ms >= self.flush_ms && !self.flushing && self.core.replica_ref().applied_index() > 0 {
             self.flushing = true;
+            self.write_state(around, store);
             let span = around.env.plan.flush_ms;
             self.flush_ms = around.mono_ms + around.env.within(span);
             let delay_ms = around.env.within((1, 400));
@@ -383,7 +392,11 @@ impl Group {
             self.gathering_ms = None;
         }
         self.observe(around)?;
-        self.write_state(around, store)?;
+        self.check_applied(around)?;
+        let every = around.env.plan.write_every;
+        if around.env.once_in(every) {
+            self.write_state(around, store);
+        }
         for (owed, answer) in out.answers.drain(..) {
             self.answer(around, owed, answer);
         }
@@ -453,13 +466,15 @@ impl Group {
         reply(around, owed, answer);
     }
 
-    fn write_state(&mut self, around: &mut Around<'_>, store: &mut StateStore) -> Check {
-        let Some((effects, position, _)) = self.core.unwritten() else {
+    /// Looks at what was applied in this turn.
+    fn check_applied(&mut self, around: &mut Around<'_>) -> Check {
+        let (applied, checked) = (self.core.replica_ref().applied_index(), self.checked);
+        let Some((unwritten, ..)) = self.core.unwritten().filter(|_| applied > checked) else {
             return Ok(());
         };
-        let machine = self.core.machine();
+        self.checked = applied;
         let oracle = around.watch.oracle(self.shard);
-        for (seq, _, record) in &effects.ended_jobs {
+        for (seq, _, record) in &unwritten.ended_jobs()[self.seen_ends..] {
             let end = oracle.ended(*seq);
             ensure_that!(
                 "I8 replicas agree on ends",
@@ -469,22 +484,35 @@ impl Group {
                 self.shard
             );
         }
-        for seq in &effects.jobs {
+        for seq in &unwritten.jobs()[self.seen_jobs..] {
             self.claimed.remove(seq);
         }
-        store.write(machine, effects, position);
-        let index = self.core.replica_ref().applied_index();
-        check_digest(around, self.shard, index, machine)?;
+        (self.seen_jobs, self.seen_ends) = (unwritten.jobs().len(), unwritten.ended_jobs().len());
+        let machine = self.core.machine();
+        check_digest(around, self.shard, applied, machine)?;
         if around.env.once_in(CHECK_EVERY) {
             check_machine(around.node, self.shard, machine)?;
         }
+        Ok(())
+    }
+
+    /// Writes what was applied, as a node that stops does.
+    pub fn write_out(&mut self, store: &mut StateStore) {
+        if let Some((unwritten, position, _)) = self.core.unwritten() {
+            store.write(self.core.machine(), unwritten, position);
+            self.core.written();
+            (self.seen_jobs, self.seen_ends) = (0, 0);
+        }
+    }
+
+    /// Writes what was applied.
+    fn write_state(&mut self, around: &mut Around<'_>, store: &mut StateStore) {
+        self.write_out(store);
         // RocksDB flushes by itself when its memory is full: any prefix may become durable.
         if around.env.once_in(200) {
             let most = store.batches() as u64;
             store.flush_oldest(around.env.within((0, most)) as usize);
         }
-        self.core.written();
-        Ok(())
     }
 }
 

@@ -89,6 +89,15 @@ impl Node {
         self.states.get_mut(&shard).expect("shards are fixed")
     }
 
+    /// A shard's store with all that its replica has applied, if the process runs.
+    pub fn written_state(&mut self, shard: u16) -> &mut StateStore {
+        let store = self.states.get_mut(&shard).expect("shards are fixed");
+        if let Some(process) = &mut self.process {
+            process.groups.get_mut(&shard).expect("shards are fixed").write_out(store);
+        }
+        store
+    }
+
     /// A shard's replica, while the process runs.
     pub fn group(&self, shard: u16) -> Option<&Group> {
         self.process.as_ref()?.groups.get(&shard)
@@ -361,7 +370,8 @@ impl Node {
         if mono_ms >= *next_tick_ms {
             *next_tick_ms = mono_ms + around.env.plan.tick_ms;
             for (shard, group) in groups.iter_mut() {
-                group.tick(&mut around, &self.states[shard]);
+                let store = self.states.get_mut(shard).expect("shards are fixed");
+                group.tick(&mut around, store);
             }
         }
         for (shard, group) in groups.iter_mut() {

@@ -86,6 +86,8 @@ pub struct Plan {
     pub reaction_ms: Span,
     /// One write with its sync.
     pub sync_ms: Span,
+    /// The state is written once in so many turns.
+    pub write_every: u32,
     /// From a flush of the state to the next.
     pub flush_ms: Span,
     /// Entries kept in the log beyond what all replicas have.
@@ -131,6 +133,7 @@ impl Plan {
             heartbeat_ticks: rng.random_range(2..=5),
             reaction_ms: (0, *[0, 1, 5].choose(rng).expect("not empty")),
             sync_ms: *[(0, 1), (1, 5), (2, 60)].choose(rng).expect("not empty"),
+            write_every: *[1, 4, 50].choose(rng).expect("not empty"),
             flush_ms: *[(200, 1_000), (500, 3_000), (3_000, 15_000)].choose(rng).expect("not empty"),
             keep_entries: *[0, 0, 0, 8, 64].choose(rng).expect("not empty"),
             cache_bytes: *[0, 4 << 10, 1 << 20].choose(rng).expect("not empty"),

@@ -5,7 +5,8 @@
 use bytes::Bytes;
 use moso_proto::ShardId;
 use moso_queue::machine::MetaRecord;
-use moso_queue::{ClassId, Effects, Error, Machine};
+use moso_queue::unwritten::Record;
+use moso_queue::{Error, Machine, Unwritten};
 use moso_shard::Position;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -60,9 +61,9 @@ pub struct StateStore {
 }
 
 impl StateStore {
-    /// Writes effects and the applied index as one batch.
-    pub fn write(&mut self, machine: &Machine, effects: &Effects, applied: Position) {
-        let ops = ops(machine, effects, applied);
+    /// Writes what was applied and the applied index as one batch.
+    pub fn write(&mut self, machine: &Machine, unwritten: &Unwritten, applied: Position) {
+        let ops = ops(machine, unwritten, applied);
         self.batches.push_back(Batch { ops, applied });
     }
 
@@ -152,40 +153,23 @@ fn put<K: Ord>(map: &mut BTreeMap<K, Bytes>, key: K, record: Option<Bytes>) {
     }
 }
 
-/// What the node's reactor writes for these effects.
-fn ops(machine: &Machine, effects: &Effects, applied: Position) -> Vec<Op> {
-    let record = |encode: &dyn Fn(&mut Vec<u8>) -> bool| {
-        let mut buffer = Vec::new();
-        encode(&mut buffer).then(|| Bytes::from(buffer))
-    };
+/// What the node's reactor writes.
+fn ops(machine: &Machine, unwritten: &Unwritten, applied: Position) -> Vec<Op> {
     let mut ops = Vec::new();
-    let jobs: BTreeSet<u64> = effects.jobs.iter().copied().collect();
-    let tasks: BTreeSet<u64> = effects.tasks.iter().copied().collect();
-    let classes: BTreeSet<u32> = effects.classes.iter().map(|class| class.0).collect();
-    ops.extend(jobs.into_iter().map(|seq| Op::Job(seq, record(&|out| machine.encode_job(seq, out)))));
-    ops.extend(tasks.into_iter().map(|seq| Op::Task(seq, record(&|out| machine.encode_task(seq, out)))));
-    ops.extend(classes.into_iter().map(|id| Op::Class(id, record(&|out| machine.encode_class(ClassId(id), out)))));
-    for (seq, body) in &effects.bodies {
-        ops.push(Op::Body(*seq, Some(body.clone())));
-    }
-    for &seq in &effects.bodies_dropped {
-        ops.push(Op::Body(seq, None));
-    }
-    for (row, change) in effects.changes.iter().enumerate() {
-        ops.push(Op::Change(change.seq, applied.index, row as u32));
-    }
-    for (seq, _, record) in &effects.ended_jobs {
-        ops.push(Op::EndedJob(*seq, record.clone().into()));
-    }
-    for (seq, _, record) in &effects.ended_tasks {
-        ops.push(Op::EndedTask(*seq, record.clone().into()));
-    }
-    for (id, record) in &effects.submissions {
-        ops.push(Op::Known(*id, *record));
-    }
-    if let Some(below) = effects.submissions_below {
-        ops.push(Op::KnownBelow(below));
-    }
+    let copy = Bytes::copy_from_slice;
+    unwritten.records(machine, |record| {
+        ops.push(match record {
+            Record::Job(seq, record) => Op::Job(seq, record.map(copy)),
+            Record::Task(seq, record) => Op::Task(seq, record.map(copy)),
+            Record::Class(id, record) => Op::Class(id.0, record.map(copy)),
+            Record::Body(seq, body) => Op::Body(seq, body.cloned()),
+            Record::Change(row, change) => Op::Change(change.seq, applied.index, row),
+            Record::EndedJob(seq, _, record) => Op::EndedJob(seq, copy(record)),
+            Record::EndedTask(seq, _, record) => Op::EndedTask(seq, copy(record)),
+            Record::Submission(id, record) => Op::Known(*id, *record),
+            Record::SubmissionsBelow(id) => Op::KnownBelow(*id),
+        });
+    });
     ops.push(Op::Meta(machine.meta_record().encode().into()));
     ops
 }

@@ -246,7 +246,7 @@ impl World {
             check_machine(at, shard, machine)?;
             ensure_that!("I8 equal digests", machine.digest() == digest, "node {at} shard {shard} at the end");
         }
-        let store = node.state(shard);
+        let store = node.written_state(shard);
         store.flush(u64::MAX);
         let records = store.durable();
         let loaded = records.load(moso_proto::ShardId(shard)).map_err(|error| Violation {
