@@ -88,6 +88,7 @@ fn run(log: &RocksLog, outbound: &Outbound, mailboxes: &[Arc<Mailbox>], inbox: &
             outbound.raft(shard, append.messages.into_iter());
             mailboxes[usize::from(shard) % mailboxes.len()].persisted(shard, append.number);
         }
+        outbound.flush();
     }
 }
 

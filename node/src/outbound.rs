@@ -25,7 +25,12 @@ impl Outbound {
         Outbound { peers, sessions, others: Arc::new(others) }
     }
 
-    /// Sends a shard's messages; returns the replicas for which one was dropped, so that Raft can be told.
+    /// Lets the messages of all shards leave.
+    pub fn flush(&self) {
+        self.peers.flush();
+    }
+
+    /// Gathers a shard's messages for [`Outbound::flush`]; returns the replicas for which one was dropped, so that Raft can be told.
     pub fn raft(&self, shard: u16, messages: impl Iterator<Item = Message>) -> Vec<u64> {
         let mut unreached = Vec::new();
         for message in messages {

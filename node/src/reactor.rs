@@ -249,6 +249,7 @@ impl Reactor {
                 meta.turn(&around)?;
             }
         }
+        self.outbound.flush();
         Ok(())
     }
 }

@@ -4,10 +4,11 @@ use super::CallError;
 use super::frame::{BODY_BYTES_MAX, Frame, FrameReader, MESSAGE_HEAD_BYTES, ReadError};
 use super::shared::Shared;
 use crate::limits::*;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -26,7 +27,13 @@ pub(super) struct Link {
     address: String,
     shared: Arc<Shared>,
     queue: Mutex<Queue>,
-    /// Something was put in an empty queue.
+    /// Held by the thread that writes.
+    socket: Mutex<Socket>,
+    /// The socket takes no more for now.
+    blocked: AtomicBool,
+    /// A write failed.
+    broken: AtomicBool,
+    /// Something is left to the connection's own task: to be written, or to wait for the socket.
     wake: Notify,
     calls: Mutex<HashMap<u64, Waiting>>,
     next_call: AtomicU64,
@@ -39,6 +46,13 @@ struct Queue {
     open: bool,
     items: VecDeque<Item>,
     bytes: usize,
+}
+
+/// The connection, and what of it was encoded and not yet written.
+#[derive(Default)]
+struct Socket {
+    writer: Option<Arc<OwnedWriteHalf>>,
+    out: BytesMut,
 }
 
 enum Item {
@@ -64,6 +78,9 @@ impl Link {
             address,
             shared,
             queue: Mutex::default(),
+            socket: Mutex::default(),
+            blocked: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
             wake: Notify::new(),
             calls: Mutex::default(),
             next_call: AtomicU64::new(1),
@@ -79,6 +96,7 @@ impl Link {
         self.calls().len()
     }
 
+    /// Queues a message; it leaves with the next [`Link::flush`].
     pub(super) fn send_raft(&self, shard: u16, message: Bytes) -> bool {
         message.len() <= BODY_BYTES_MAX && self.push(Item::Raft(shard, message)).is_ok()
     }
@@ -87,6 +105,7 @@ impl Link {
         if body.len() <= BODY_BYTES_MAX {
             // Newer ones follow in a moment.
             let _ = self.push(Item::Other(Frame::Hints(body)));
+            self.wake.notify_one();
         }
     }
 
@@ -95,7 +114,7 @@ impl Link {
         if body.len() > BODY_BYTES_MAX {
             return Err(CallError::TooLarge);
         }
-        let id = self.next_call.fetch_add(1, Relaxed);
+        let id = self.next_call.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         {
             let mut calls = self.calls();
@@ -106,6 +125,7 @@ impl Link {
         }
         let _forget = Forget { link: self, id };
         self.push(Item::Other(Frame::Call { id, shard, kind, body }))?;
+        self.wake.notify_one();
         // The sender is dropped when the connection is lost.
         answer.await.map_err(|_| CallError::Unreachable)
     }
@@ -121,9 +141,44 @@ impl Link {
         }
         queue.bytes = bytes;
         queue.items.push_back(item);
-        drop(queue);
-        self.wake.notify_one();
         Ok(())
+    }
+
+    /// Writes what is queued, from any thread and without waiting: a reactor's messages leave with its turn, not when
+    /// the connection's task is next run. What the socket does not take is left to that task.
+    ///
+    /// One thread writes at a time. Another one that comes meanwhile leaves its messages to it: whoever gives the
+    /// socket back looks once more.
+    pub(super) fn flush(&self) {
+        while !self.queue().items.is_empty() && !self.blocked.load(Ordering::Acquire) {
+            match self.socket.try_lock() {
+                Ok(mut socket) => self.write(&mut socket),
+                Err(TryLockError::WouldBlock) => return,
+                Err(TryLockError::Poisoned(_)) => unreachable!("no thread panics while it holds this lock"),
+            }
+        }
+    }
+
+    fn write(&self, socket: &mut Socket) {
+        let Socket { writer: Some(writer), out } = socket else { return };
+        loop {
+            if out.is_empty() {
+                empty(out);
+                self.take(out);
+            }
+            if out.is_empty() {
+                return;
+            }
+            match writer.try_write(out) {
+                Ok(0) => break self.broken.store(true, Ordering::Release),
+                Ok(written) => out.advance(written),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => break self.broken.store(true, Ordering::Release),
+            }
+        }
+        self.blocked.store(true, Ordering::Release);
+        self.wake.notify_one();
     }
 
     /// Dials, talks, and dials again.
@@ -181,6 +236,10 @@ impl Link {
     }
 
     async fn talk(&self, reader: FrameReader<OwnedReadHalf>, writer: OwnedWriteHalf) {
+        let writer = Arc::new(writer);
+        *self.socket() = Socket { writer: Some(writer.clone()), out: BytesMut::new() };
+        self.blocked.store(false, Ordering::Release);
+        self.broken.store(false, Ordering::Release);
         self.queue().open = true;
         self.shared.hear(self.node);
         self.shared.counts.connected();
@@ -188,7 +247,7 @@ impl Link {
         tracing::info!(node = self.node, address = %self.address, "peer connected");
         tokio::select! {
             () = self.receive(reader) => {}
-            () = self.send(writer) => {}
+            () = self.send(&writer) => {}
         }
         tracing::info!(node = self.node, address = %self.address, "peer lost");
         drop(open);
@@ -212,26 +271,31 @@ impl Link {
         }
     }
 
-    async fn send(&self, mut writer: OwnedWriteHalf) {
-        let mut out = BytesMut::new();
+    /// Pings, and writes what the threads that queued it did not.
+    async fn send(&self, writer: &OwnedWriteHalf) {
         let mut ping_at = Instant::now() + PEER_PING_INTERVAL;
         loop {
             if Instant::now() >= ping_at {
-                Frame::Ping.encode(&mut out);
+                // One that does not fit is missed by nobody: the connection is anything but silent.
+                let _ = self.push(Item::Other(Frame::Ping));
                 ping_at = Instant::now() + PEER_PING_INTERVAL;
             }
-            self.take(&mut out);
-            if out.is_empty() {
-                tokio::select! {
-                    // Whoever runs next may have something to send too.
-                    () = self.wake.notified() => tokio::task::yield_now().await,
-                    () = sleep_until(ping_at) => {}
-                }
-            } else {
-                if writer.write_all(&out).await.is_err() {
+            self.flush();
+            if self.broken.load(Ordering::Acquire) {
+                return;
+            }
+            if self.blocked.load(Ordering::Acquire) {
+                if writer.writable().await.is_err() {
                     return;
                 }
-                empty(&mut out);
+                self.blocked.store(false, Ordering::Release);
+                self.write(&mut self.socket());
+                continue;
+            }
+            tokio::select! {
+                // Whoever runs next may have something to send too.
+                () = self.wake.notified() => tokio::task::yield_now().await,
+                () = sleep_until(ping_at) => {}
             }
         }
     }
@@ -276,6 +340,10 @@ impl Link {
         self.queue.lock().expect("no thread panics while it holds this lock")
     }
 
+    fn socket(&self) -> MutexGuard<'_, Socket> {
+        self.socket.lock().expect("no thread panics while it holds this lock")
+    }
+
     fn calls(&self) -> MutexGuard<'_, HashMap<u64, Waiting>> {
         self.calls.lock().expect("no thread panics while it holds this lock")
     }
@@ -289,6 +357,7 @@ struct Open<'a> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         *self.link.queue() = Queue::default();
+        *self.link.socket() = Socket::default();
         self.link.calls().clear();
     }
 }

@@ -117,7 +117,7 @@ impl Peers {
         Peers { links: Arc::new(links), shared, _tasks: Arc::new(tasks) }
     }
 
-    /// Hands over a Raft message, from any thread and without waiting. `false`: it was dropped, because the node is not
+    /// Hands over a Raft message, from any thread and without waiting; it leaves with the next [`Peers::flush`]. `false`: it was dropped, because the node is not
     /// connected, too much waits for it, or the message is larger than a frame; Raft should be told.
     pub fn send_raft(&self, to: u32, shard: u16, message: Bytes) -> bool {
         let sent = self.links.get(&to).is_some_and(|link| link.send_raft(shard, message));
@@ -125,6 +125,11 @@ impl Peers {
             self.shared.counts.messages_dropped();
         }
         sent
+    }
+
+    /// Writes the messages handed over to the sockets, without waiting: to be called once all of a turn are.
+    pub fn flush(&self) {
+        self.links.values().for_each(|link| link.flush());
     }
 
     /// Hands over hints, as [`Peers::send_raft`] does a message; they are dropped silently.

@@ -64,6 +64,13 @@ pub(super) struct TestNode {
 }
 
 impl TestNode {
+    /// Hands a message over and lets it leave.
+    pub(super) fn send(&self, to: u32, shard: u16, message: Bytes) -> bool {
+        let sent = self.peers.send_raft(to, shard, message);
+        self.peers.flush();
+        sent
+    }
+
     pub(super) async fn next(&self) -> Event {
         let next = std::future::poll_fn(|context| self.events.lock().unwrap().poll_recv(context));
         next.await.expect("the recorder lives as long as the node")

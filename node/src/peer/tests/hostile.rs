@@ -51,7 +51,7 @@ async fn node() -> (TestNode, TestNode, SocketAddr) {
 async fn still_talk(one: &TestNode, three: &TestNode) {
     let long = Duration::from_secs(60);
     assert_eq!(three.peers.call(1, 5, REVERSE, Bytes::from_static(b"abc"), long).await.unwrap(), "cba");
-    assert!(three.peers.send_raft(1, 5, Bytes::from_static(b"m")));
+    assert!(three.send(1, 5, Bytes::from_static(b"m")));
     assert_eq!(one.next().await, Event::Raft(3, vec![(5, Bytes::from_static(b"m"))]));
     assert_eq!((one.peers.counts().connected, one.peers.counts().accepted), (1, 1));
 }
@@ -138,7 +138,7 @@ async fn a_node_that_sends_nonsense_loses_only_its_own_connection() {
         assert_eq!(one.peers.counts().malformed, number as u64 + 1);
     }
     assert_eq!(one.peers.counts().accepted, 1 + nonsense.len() as u64);
-    assert!(three.peers.send_raft(1, 5, Bytes::from_static(b"m")));
+    assert!(three.send(1, 5, Bytes::from_static(b"m")));
     assert_eq!(one.next().await, Event::Raft(3, vec![(5, Bytes::from_static(b"m"))]));
 }
 

@@ -32,7 +32,7 @@ async fn fill(bytes: usize) -> (TestNode, usize) {
     // Until the socket's buffers and the queue are full, and stay so.
     let mut refused = 0;
     while refused < 10 {
-        if one.peers.send_raft(2, 1, message.clone()) {
+        if one.send(2, 1, message.clone()) {
             (sent, refused) = (sent + 1, 0);
         } else {
             refused += 1;

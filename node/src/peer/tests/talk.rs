@@ -23,7 +23,7 @@ async fn calls_are_answered_both_ways() {
     assert_eq!(one.peers.call(2, 5, REVERSE, large.clone(), LONG).await, Ok(large));
     let larger = Bytes::from(vec![7; PEER_FRAME_BYTES_MAX]);
     assert_eq!(one.peers.call(2, 5, REVERSE, larger.clone(), LONG).await, Err(CallError::TooLarge));
-    assert!(!one.peers.send_raft(2, 5, larger));
+    assert!(!one.send(2, 5, larger));
     assert_eq!(one.peers.call(3, 5, REVERSE, body(b"abc"), LONG).await, Err(CallError::Unreachable));
     assert!(one.peers.is_up(2) && !one.peers.is_up(3));
 }
@@ -31,29 +31,39 @@ async fn calls_are_answered_both_ways() {
 #[tokio::test]
 async fn messages_arrive_in_order_from_any_thread() {
     const MESSAGES: u32 = 20_000;
+    const THREADS: u16 = 3;
     let (one, two) = pair().await;
-    let peers = one.peers.clone();
-    // A thread that knows nothing of tokio.
-    let sender = std::thread::spawn(move || {
-        for number in 0..MESSAGES {
-            let message = Bytes::from([&number.to_le_bytes()[..], &vec![0; number as usize % 2_000]].concat());
-            while !peers.send_raft(2, (number % 7) as u16, message.clone()) {
-                std::thread::yield_now();
-            }
-        }
-        peers.send_hints(2, body(b"hint"));
-    });
-    let mut expected = 0;
-    while expected < MESSAGES {
+    // Threads that know nothing of tokio, and write one for the other.
+    let senders: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            let peers = one.peers.clone();
+            std::thread::spawn(move || {
+                for number in 0..MESSAGES {
+                    let message = Bytes::from([&number.to_le_bytes()[..], &vec![0; number as usize % 2_000]].concat());
+                    while !peers.send_raft(2, thread, message.clone()) {
+                        std::thread::yield_now();
+                    }
+                    if number % 3 != 1 {
+                        peers.flush();
+                    }
+                }
+                peers.flush();
+            })
+        })
+        .collect();
+    let mut expected = [0; THREADS as usize];
+    while expected != [MESSAGES; THREADS as usize] {
         let Event::Raft(1, messages) = two.next().await else { panic!("only messages were sent") };
-        for (shard, message) in messages {
-            assert_eq!((shard, &message[..4]), ((expected % 7) as u16, &expected.to_le_bytes()[..]));
-            assert_eq!(message.len(), 4 + expected as usize % 2_000);
-            expected += 1;
+        for (thread, message) in messages {
+            let number = &mut expected[usize::from(thread)];
+            assert_eq!(message[..4], number.to_le_bytes());
+            assert_eq!(message.len(), 4 + *number as usize % 2_000);
+            *number += 1;
         }
     }
+    senders.into_iter().for_each(|sender| sender.join().unwrap());
+    one.peers.send_hints(2, body(b"hint"));
     assert_eq!(two.next().await, Event::Hints(1, body(b"hint")));
-    sender.join().unwrap();
 }
 
 #[tokio::test]
@@ -80,7 +90,7 @@ async fn too_many_calls_are_busy_and_the_others_go_on() {
     hanging.shutdown().await;
     assert_eq!(one.peers.call(2, 5, REVERSE, Bytes::new(), LONG).await, Err(CallError::Busy));
     assert_eq!(two.peers.counts().calls_refused, 1);
-    assert!(one.peers.send_raft(2, 1, body(b"still")));
+    assert!(one.send(2, 1, body(b"still")));
     assert_eq!(two.next().await, Event::Raft(1, vec![(1, body(b"still"))]));
 }
 
@@ -98,12 +108,12 @@ async fn a_node_that_comes_back_is_connected_again() {
     let (answer, ()) = tokio::join!(waiting, stop);
     assert_eq!(answer, Err(CallError::Unreachable));
     assert_eq!(one.next().await, Event::Lost(2));
-    assert!(!one.peers.send_raft(2, 1, body(b"lost")));
+    assert!(!one.send(2, 1, body(b"lost")));
     assert_eq!(one.peers.counts().messages_dropped, 1);
     let again = TcpListener::bind(at_two).await.unwrap();
     let two = start(2, again, &[(1, at_one)]);
     until(|| connected(&one, 2) && connected(&two, 1)).await;
-    assert!(one.peers.send_raft(2, 1, body(b"new")));
+    assert!(one.send(2, 1, body(b"new")));
     // What was handed over while there was no connection is not sent.
     assert_eq!(two.next().await, Event::Raft(1, vec![(1, body(b"new"))]));
     assert_eq!(two.peers.call(1, 5, REVERSE, body(b"abc"), LONG).await, Ok(body(b"cba")));
