@@ -20,12 +20,12 @@ pub struct Common {
     /// Addresses of a running cluster (host:port,…). Without it a cluster is started on this machine
     #[arg(long, global = true, value_delimiter = ',', value_name = "HOST:PORT")]
     pub connect: Vec<String>,
-    /// Nodes of the cluster that is started
-    #[arg(long, global = true, default_value_t = 3)]
-    pub nodes: u32,
-    /// Shards of the cluster that is started
-    #[arg(long, global = true, default_value_t = 6)]
-    pub shards: u16,
+    /// Nodes of the cluster that is started (3); sizes to compute for `scale`
+    #[arg(long, global = true, value_delimiter = ',', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub nodes: Vec<u32>,
+    /// Shards of the cluster that is started (6); shard counts to compute for `scale`
+    #[arg(long, global = true, value_delimiter = ',', value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4_095))]
+    pub shards: Vec<u16>,
     /// Folder of the cluster that is started; a temporary one if not given
     #[arg(long, global = true, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -55,6 +55,21 @@ pub struct Common {
     pub settle: Duration,
 }
 
+impl Common {
+    /// Nodes and shards of the cluster that is started.
+    ///
+    /// # Errors
+    /// When several numbers were given.
+    pub fn size(&self) -> anyhow::Result<(u32, u16)> {
+        let (nodes, shards) = (self.nodes.as_slice(), self.shards.as_slice());
+        anyhow::ensure!(
+            nodes.len() <= 1 && shards.len() <= 1,
+            "one cluster is started: give --nodes and --shards one number each; only `scale` takes several"
+        );
+        Ok((nodes.first().copied().unwrap_or(3), shards.first().copied().unwrap_or(6)))
+    }
+}
+
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Submit, lease and finish as many jobs as the cluster takes
@@ -65,6 +80,8 @@ pub enum Command {
     Latency(Latency),
     /// Replay a trace of a real grid, or a workload like one
     Replay(Replay),
+    /// Compute how a cluster of any size behaves; needs no cluster
+    Scale(Box<Scale>),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -191,6 +208,85 @@ pub struct Replay {
     pub workers: u32,
 }
 
+#[derive(Clone, Debug, Args)]
+pub struct Scale {
+    /// Jobs held by workers
+    #[arg(long, default_value_t = 10_000_000.0, value_parser = not_negative)]
+    pub running: f64,
+    /// Jobs that wait, spread over shards and queues
+    #[arg(long, default_value_t = 1_000_000.0, value_parser = not_negative)]
+    pub queued: f64,
+    /// Jobs a day
+    #[arg(long, default_value_t = 1_500_000.0, value_parser = positive)]
+    pub jobs_per_day: f64,
+    /// Jobs a second, instead of --jobs-per-day
+    #[arg(long, value_parser = positive, conflicts_with = "jobs_per_day")]
+    pub rate: Option<f64>,
+    /// Jobs per submission, lease request and report
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub batch: u32,
+    /// Bytes of a job's body
+    #[arg(long, default_value_t = 1024, value_parser = body_bytes)]
+    pub body: usize,
+    /// Interval of the heartbeats of each worker
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub heartbeat: Duration,
+    /// Worker sessions; each holds as many of the running jobs
+    #[arg(long, default_value_t = 10_000.0, value_parser = positive)]
+    pub workers: f64,
+    /// Workers that wait for work
+    #[arg(long, default_value_t = 0.0, value_parser = not_negative)]
+    pub idle_workers: f64,
+    /// Queues
+    #[arg(long, default_value_t = 170.0, value_parser = positive)]
+    pub queues: f64,
+    /// Users with running jobs
+    #[arg(long, default_value_t = 1_400.0, value_parser = not_negative)]
+    pub users: f64,
+    /// Replicas of a shard
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=5))]
+    pub replicas: u32,
+    /// Cores of a node
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub cores: u32,
+    /// Memory of a node, GB
+    #[arg(long, default_value_t = 64.0, value_parser = positive)]
+    pub memory_gb: f64,
+    /// What a node's disk takes, MB a second
+    #[arg(long, default_value_t = 1_000.0, value_parser = positive)]
+    pub disk_mb: f64,
+    /// What a node's line takes in each direction, Gbit a second
+    #[arg(long, default_value_t = 10.0, value_parser = positive)]
+    pub line_gbit: f64,
+    /// From one node to another one, one way, µs
+    #[arg(long, default_value_t = 100.0, value_parser = not_negative)]
+    pub latency_us: f64,
+    /// All nodes and the load generator share the cores of one machine
+    #[arg(long)]
+    pub one_machine: bool,
+    /// Batches under way when the highest rate is simulated; by the number of shards if not given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub in_flight: Option<u32>,
+    /// Nodes to which a node sends its hints: a remedy to try
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub hint_receivers: u32,
+    /// Least time between two hints of a node: a remedy to try
+    #[arg(long, default_value = "2ms", value_parser = duration)]
+    pub hint_spacing: Duration,
+    /// Spread the shards that a node leads over its reactors, whatever the number of nodes: a remedy to try
+    #[arg(long)]
+    pub spread_reactors: bool,
+    /// Unit costs as JSON; what the file does not name keeps its default
+    #[arg(long, value_name = "FILE")]
+    pub costs: Option<PathBuf>,
+    /// Measure on this machine what needs no cluster, print it as a costs file, and end
+    #[arg(long)]
+    pub calibrate: bool,
+    /// The model alone
+    #[arg(long)]
+    pub no_simulation: bool,
+}
+
 /// Reads `250ms`, `20s`, `5m`, `2h`; a plain number is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -210,6 +306,13 @@ fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
         _ => Err("a number above 0 is needed".to_owned()),
+    }
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number >= 0.0 && number.is_finite() => Ok(number),
+        _ => Err("a number of at least 0 is needed".to_owned()),
     }
 }
 
@@ -242,8 +345,19 @@ mod tests {
         Cli::command().debug_assert();
         let cli = Cli::try_parse_from(["moso-bench", "replay", "--nodes", "5", "--kill-every=20s"]);
         let cli = cli.expect("global options may follow the command");
-        assert_eq!(cli.common.nodes, 5);
+        assert_eq!(cli.common.size().expect("one size"), (5, 6));
         assert!(matches!(cli.command, Command::Replay(r) if r.kill_every.is_some()));
+    }
+
+    #[test]
+    fn only_scale_takes_several_sizes() {
+        let parse = |args: &[&str]| Cli::try_parse_from(args).expect("the arguments are good").common;
+        let several = parse(&["moso-bench", "scale", "--nodes", "10,100", "--shards", "64"]);
+        assert_eq!((several.nodes.as_slice(), several.shards.as_slice()), ([10, 100].as_slice(), [64].as_slice()));
+        assert!(several.size().is_err());
+        assert_eq!(parse(&["moso-bench", "running"]).size().expect("the defaults"), (3, 6));
+        assert!(Cli::try_parse_from(["moso-bench", "scale", "--shards", "4096"]).is_err());
+        assert!(Cli::try_parse_from(["moso-bench", "scale", "--running=-1"]).is_err());
     }
 
     #[test]

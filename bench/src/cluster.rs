@@ -34,9 +34,10 @@ impl Target {
         };
         let mut target = Target { addresses: common.connect.clone(), own: None, options, kills: AtomicU64::new(0) };
         if common.connect.is_empty() {
+            let (nodes, shards) = common.size()?;
             let options = LocalOptions {
-                nodes: common.nodes,
-                shards: common.shards,
+                nodes,
+                shards,
                 data: common.data.clone(),
                 cluster: "bench".to_owned(),
                 ..LocalOptions::default()

@@ -23,6 +23,7 @@ mod replay;
 mod report;
 mod run;
 mod running;
+mod scale;
 mod station;
 mod swf;
 mod workload;
@@ -52,6 +53,14 @@ fn main() -> ExitCode {
 
 /// Whether every asked job ended exactly once.
 fn execute(cli: &Cli) -> Result<bool> {
+    match &cli.command {
+        Command::Scale(asked) => scale::command(&cli.common, asked),
+        _ => execute_on_cluster(cli),
+    }
+}
+
+/// The commands that need a cluster.
+fn execute_on_cluster(cli: &Cli) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cli.common.threads.max(1))
         .enable_all()
@@ -106,6 +115,7 @@ impl Prepared {
             (Command::Replay(_), Prepared::Ready) => {
                 unreachable!("a replay is prepared with its workload")
             }
+            (Command::Scale(_), _) => unreachable!("it needs no cluster"),
         }
     }
 
@@ -146,6 +156,7 @@ impl Prepared {
                 f64::from(workload.span_s()) / a.speedup
             ),
             (Command::Replay(_), Prepared::Ready) => "replay".to_owned(),
+            (Command::Scale(_), _) => "scale".to_owned(),
         }
     }
 }
