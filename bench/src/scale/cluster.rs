@@ -90,9 +90,14 @@ impl Cluster {
         self.nodes as f64 - 1.0
     }
 
-    /// A part of the cluster that looks the same to each node: a ring of at most so many nodes with as many shards each.
+    /// A part of the cluster that looks the same to each node: a ring of at most so many nodes, with as many shards each,
+    /// on the same of its reactors.
     pub fn ring(&self, nodes_max: usize) -> Cluster {
-        let nodes = self.nodes.min(nodes_max);
+        if self.nodes <= nodes_max {
+            return self.clone();
+        }
+        let apart = (self.nodes - nodes_max) % self.machine.reactors();
+        let nodes = nodes_max - (self.machine.reactors() - apart) % self.machine.reactors();
         // Rounded: less than one shard a node is some nodes with one.
         let shards = (self.shards * nodes + self.nodes / 2) / self.nodes;
         Cluster { nodes, shards: shards.max(1), ..self.clone() }
@@ -234,10 +239,15 @@ pub mod tests {
 
     #[test]
     fn a_ring_has_as_many_shards_a_node() {
-        assert_eq!(cluster(100, 4_095).ring(100), cluster(100, 4_095));
-        assert_eq!(cluster(1_000, 4_095).ring(100), cluster(100, 410));
-        assert_eq!(cluster(1_000, 64).ring(100), cluster(100, 6));
-        assert_eq!(cluster(1_000, 1).ring(100).shards, 1);
+        assert_eq!(cluster(64, 4_095).ring(64), cluster(64, 4_095));
+        assert_eq!(cluster(1_000, 4_095).ring(64), cluster(64, 262));
+        assert_eq!(cluster(1_000, 64).ring(64), cluster(64, 4));
+        assert_eq!(cluster(1_000, 1).ring(64).shards, 1);
+        // Four reactors: the remainders stay.
+        for nodes in 65..75 {
+            let ring = cluster(nodes, 640).ring(64).nodes;
+            assert!((61..=64).contains(&ring) && ring % 4 == nodes % 4, "{ring} of {nodes}");
+        }
     }
 
     #[test]

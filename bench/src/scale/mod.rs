@@ -25,7 +25,7 @@ const NODES: [u32; 3] = [10, 100, 1_000];
 /// See [`NODES`].
 const SHARDS: [u16; 2] = [64, 4_095];
 /// About the events of one simulated run: a few seconds of one core.
-const EVENTS: f64 = 2.5e6;
+const EVENTS: f64 = 2e6;
 /// About the events of a batch's life, and of a node's upkeep in a second.
 const EVENTS_PER_BATCH: f64 = 50.0;
 /// See [`EVENTS_PER_BATCH`].
@@ -181,7 +181,7 @@ impl Case {
         let full = simulated.map(|max| {
             let batches_per_s = max / load.batch;
             // At the leaders, and waiting for a hint to tell of them.
-            let hinted = 1.5 * batches_per_s * hint_s(max) * cluster.elsewhere();
+            let hinted = 3.0 * batches_per_s * hint_s(max) * cluster.elsewhere();
             // Three entries of a shard are under way.
             let led = load.in_flight.max(6.0 * model.at(max).commands_per_entry) * cluster.shards as f64;
             let in_flight = asked.in_flight.map_or(led + hinted, f64::from);

@@ -13,8 +13,11 @@ pub fn text(report: &Report) -> String {
     highest(report, &mut out);
     latencies(report, &mut out);
     failures(report, &mut out);
+    if report.cases.iter().any(|case| !case.obstacles.is_empty()) {
+        section(&mut out, "what does not run as it is, though it was computed");
+    }
     for case in report.cases.iter().filter(|case| !case.obstacles.is_empty()) {
-        line(&mut out, &[format!("\n{}: {}", size(case), case.obstacles.join("; "))]);
+        line(&mut out, &[format!(" {}: {}", size(case), case.obstacles.join("; "))]);
     }
     out
 }

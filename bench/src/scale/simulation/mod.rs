@@ -28,7 +28,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::collections::VecDeque;
 
 /// Nodes that are simulated one by one.
-pub const NODES_MAX: usize = 100;
+pub const NODES_MAX: usize = 64;
 
 /// How jobs come.
 #[derive(Clone, Copy, Debug, PartialEq)]
