@@ -1,6 +1,6 @@
 //! The command line.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -82,6 +82,8 @@ pub enum Command {
     Replay(Replay),
     /// Compute how a cluster of any size behaves; needs no cluster
     Scale(Box<Scale>),
+    /// The same life cycle on another server, for comparison
+    Peer(Peer),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -122,6 +124,52 @@ impl Lifecycle {
     pub fn warmup_jobs(&self) -> u32 {
         self.warmup.unwrap_or((self.jobs / 10).min(20_000))
     }
+
+    /// What was asked, in words.
+    pub fn describe(&self) -> String {
+        format!(
+            "{} jobs of {} bytes, batches of {}, {} queues, {} submitters, {} workers, {}",
+            self.jobs,
+            self.body,
+            self.batch,
+            self.queues,
+            self.parallel(self.submitters),
+            self.parallel(self.workers),
+            if self.phases { "one phase after the other" } else { "overlapped" }
+        )
+    }
+}
+
+/// A server that is not a moso cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// PostgreSQL: a table, FOR UPDATE SKIP LOCKED
+    Postgres,
+    /// NATS JetStream: work-queue streams on file, pull consumers
+    Nats,
+    /// RabbitMQ: quorum queues, publisher confirms
+    Rabbitmq,
+    /// Redis: streams with consumer groups
+    Redis,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Peer {
+    /// What the server is
+    #[arg(long, value_enum)]
+    pub kind: Kind,
+    /// Where it is: postgres://USER:PASSWORD@HOST:PORT/DB, nats://HOST:PORT, amqp://USER:PASSWORD@HOST:PORT or
+    /// redis://HOST:PORT
+    #[arg(long)]
+    pub url: String,
+    /// Replicas of a stream or queue (nats, rabbitmq)
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub replicas: u8,
+    /// Remove what an earlier run left on the server
+    #[arg(long)]
+    pub replace: bool,
+    #[command(flatten)]
+    pub load: Lifecycle,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -371,5 +419,21 @@ mod tests {
         let many = parse(&["moso-bench", "lifecycle", "--workers", "3"]);
         assert_eq!((many.parallel(many.submitters), many.parallel(many.workers)), (16, 3));
         assert_eq!(many.warmup_jobs(), 20_000);
+    }
+
+    #[test]
+    fn another_server_takes_the_load_of_a_life_cycle() {
+        let parse = |args: &str| Cli::try_parse_from(["moso-bench"].into_iter().chain(args.split(' ')));
+        let cli = parse("peer --kind nats --url nats://localhost:4222 --replicas 3 --jobs 10 --batch 1 --json r.json");
+        let Ok(Cli { command: Command::Peer(peer), common }) = cli else { panic!("{cli:?}") };
+        assert_eq!((peer.kind, peer.replicas, peer.replace), (Kind::Nats, 3, false));
+        assert_eq!((peer.load.jobs, peer.load.batch, peer.load.body, peer.load.queues), (10, 1, 1024, 8));
+        assert!(common.json.is_some());
+        for kind in ["postgres", "rabbitmq", "redis"] {
+            assert!(parse(&format!("peer --kind {kind} --url x")).is_ok(), "{kind}");
+        }
+        for bad in ["peer --kind kafka --url x", "peer --kind redis", "peer --url x", "peer --kind nats --replicas 0"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use crate::mark::{Bodies, Mark};
 use crate::run::Run;
 use crate::station::{Station, lease_request};
 use anyhow::{Context, Result};
+use bytes::Bytes;
 use moso_client::Submission;
 use moso_client::v1::{JobSpec, TaskSpec};
 use moso_proto::object::{Queue, kind};
@@ -47,13 +48,23 @@ impl Load {
     /// # Errors
     /// As [`Run::submit`].
     pub async fn submit(&self, run: &Run, batch: u32, intended_us: u64) -> Result<()> {
-        let count = self.batch.min(self.jobs - batch * self.batch);
-        let mark = Mark { run: run.number, record: batch, intended_us };
-        let bodies = self.bodies.make(mark, count).into_iter();
-        let jobs = bodies.map(|body| JobSpec { body, ..JobSpec::default() });
-        let queue = &self.queues[batch as usize % self.queues.len()];
+        let bodies = self.make(run.number, batch, intended_us);
+        let count = bodies.len() as u32;
+        let jobs = bodies.into_iter().map(|body| JobSpec { body, ..JobSpec::default() });
+        let queue = &self.queues[self.queue_of(batch)];
         let submission = Submission::new(task(queue)).jobs(jobs.collect());
         run.submit(submission, count, intended_us).await
+    }
+
+    /// The bodies of one batch.
+    pub fn make(&self, run: u32, batch: u32, intended_us: u64) -> Vec<Bytes> {
+        let count = self.batch.min(self.jobs - batch * self.batch);
+        self.bodies.make(Mark { run, record: batch, intended_us }, count)
+    }
+
+    /// Where a batch goes, as an index of `queues`.
+    pub fn queue_of(&self, batch: u32) -> usize {
+        batch as usize % self.queues.len()
     }
 }
 

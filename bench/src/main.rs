@@ -18,6 +18,7 @@ mod mark;
 mod meter;
 mod monitor;
 mod outcome;
+mod peer;
 mod picture;
 mod replay;
 mod report;
@@ -37,9 +38,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
+/// What is logged unless asked otherwise. The client of RabbitMQ calls a question for a queue that is not there an error.
+const QUIET: &str = "warn,lapin=off";
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(QUIET));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match execute(&cli) {
         Ok(true) => ExitCode::SUCCESS,
@@ -66,6 +70,9 @@ fn execute_on_cluster(cli: &Cli) -> Result<bool> {
         .enable_all()
         .build()
         .context("tokio")?;
+    if let Command::Peer(asked) = &cli.command {
+        return runtime.block_on(peer::command(&cli.common, asked));
+    }
     runtime.block_on(async {
         let prepared = Prepared::new(cli)?;
         let target = Target::open(&cli.common).await?;
@@ -73,7 +80,7 @@ fn execute_on_cluster(cli: &Cli) -> Result<bool> {
         println!("{title} on {}", target.describe());
         let done = async {
             let mut outcome = prepared.execute(cli, &target).await?;
-            outcome.report.nodes = target.nodes().await?;
+            outcome.report.nodes = Some(target.nodes().await?);
             publish(&cli.common, &outcome, &title)?;
             Ok(outcome.report.ok)
         };
@@ -116,24 +123,14 @@ impl Prepared {
                 unreachable!("a replay is prepared with its workload")
             }
             (Command::Scale(_), _) => unreachable!("it needs no cluster"),
+            (Command::Peer(_), _) => unreachable!("it runs against no cluster"),
         }
     }
 
     /// What was asked, in one line.
     fn title(&self, cli: &Cli) -> String {
         match (&cli.command, self) {
-            (Command::Lifecycle(a), _) => {
-                let order = if a.phases { "one phase after the other" } else { "overlapped" };
-                format!(
-                    "lifecycle: {} jobs of {} bytes, batches of {}, {} queues, {} submitters, {} workers, {order}",
-                    a.jobs,
-                    a.body,
-                    a.batch,
-                    a.queues,
-                    a.parallel(a.submitters),
-                    a.parallel(a.workers)
-                )
-            }
+            (Command::Lifecycle(a), _) => format!("lifecycle: {}", a.describe()),
             (Command::Running(a), _) => {
                 let beats = if a.flood { "as fast as answered".to_owned() } else { format!("every {:?}", a.heartbeat) };
                 format!(
@@ -157,12 +154,13 @@ impl Prepared {
             ),
             (Command::Replay(_), Prepared::Ready) => "replay".to_owned(),
             (Command::Scale(_), _) => "scale".to_owned(),
+            (Command::Peer(a), _) => format!("peer: {}", a.load.describe()),
         }
     }
 }
 
 /// Prints the report and writes the files asked for.
-fn publish(common: &Common, outcome: &Outcome, title: &str) -> Result<()> {
+fn publish<C>(common: &Common, outcome: &Outcome<C>, title: &str) -> Result<()> {
     print!("{}", outcome.report.text());
     if let Some(path) = &common.json {
         let json = serde_json::to_string_pretty(&outcome.report)?;

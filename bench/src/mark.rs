@@ -20,25 +20,33 @@ pub struct Mark {
 }
 
 impl Mark {
-    fn put(self, body: &mut BytesMut) {
+    fn put(self, position: u32, body: &mut BytesMut) {
         body.put_u32_le(MAGIC);
         body.put_u32_le(self.run);
         body.put_u32_le(self.record);
-        body.put_u32_le(0);
+        body.put_u32_le(position);
         body.put_u64_le(self.intended_us);
     }
 
     /// Reads the mark of a body; `None` if the body was not made here.
     pub fn of(body: &[u8]) -> Option<Mark> {
-        let word = |at: usize| {
-            let bytes = body.get(at..at + 4)?;
-            Some(u32::from_le_bytes(bytes.try_into().ok()?))
-        };
+        let word = |at: usize| word(body, at);
         if word(0)? != MAGIC {
             return None;
         }
         Some(Mark { run: word(4)?, record: word(8)?, intended_us: u64::from(word(16)?) | (u64::from(word(20)?) << 32) })
     }
+}
+
+/// Which of the bodies with the same mark this is, for servers that give jobs no number of their own.
+#[cfg(any(test, feature = "peers"))]
+pub fn position(body: &[u8]) -> Option<u32> {
+    word(body, 12)
+}
+
+fn word(body: &[u8], at: usize) -> Option<u32> {
+    let bytes = body.get(at..at + 4)?;
+    Some(u32::from_le_bytes(bytes.try_into().ok()?))
 }
 
 /// Makes bodies: a mark, then bytes that do not compress, so that the disk figures are honest.
@@ -57,12 +65,12 @@ impl Bodies {
         Bodies { noise, bytes }
     }
 
-    /// `count` bodies with the same mark, slices of one buffer.
+    /// `count` bodies with the same mark and their positions, slices of one buffer.
     pub fn make(&self, mark: Mark, count: u32) -> Vec<Bytes> {
         let mut buffer = BytesMut::with_capacity(self.bytes * count as usize);
         let window = self.noise.len() / 2;
         for position in 0..count {
-            mark.put(&mut buffer);
+            mark.put(position, &mut buffer);
             let start = (mark.record as usize).wrapping_mul(8_191).wrapping_add(position as usize * 977) % window;
             buffer.put_slice(&self.noise[start..start + self.bytes - MARK_BYTES]);
         }
@@ -80,8 +88,9 @@ mod tests {
         let mark = Mark { run: 7, record: u32::MAX, intended_us: 1 << 40 | 5 };
         let bodies = Bodies::new(1, 100).make(mark, 3);
         assert_eq!(bodies.len(), 3);
-        for body in &bodies {
+        for (number, body) in bodies.iter().enumerate() {
             assert_eq!((body.len(), Mark::of(body)), (100, Some(mark)));
+            assert_eq!(position(body), Some(number as u32));
         }
         assert_ne!(bodies[0], bodies[1]);
         assert_eq!(Mark::of(&bodies[0][..23]), None);

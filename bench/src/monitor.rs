@@ -5,6 +5,8 @@ use crate::meter::{Meter, Used};
 use crate::picture::Sample;
 use crate::run::Run;
 use indicatif::{ProgressBar, ProgressStyle};
+use moso_client::Client;
+use moso_proto::view::Cluster;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,9 +20,21 @@ const OBSERVE: Duration = Duration::from_secs(1);
 /// Samples kept; when there are more, every second one goes.
 const SAMPLES_MAX: usize = 4_096;
 
+/// Whose counters can be read.
+pub trait Counted: Send + Sync + 'static {
+    /// The counters now. `Ok(None)`: it has none.
+    fn counters(&self) -> impl Future<Output = moso_client::Result<Option<Cluster>>> + Send;
+}
+
+impl Counted for Client {
+    async fn counters(&self) -> moso_client::Result<Option<Cluster>> {
+        self.cluster().await.map(Some)
+    }
+}
+
 /// Watches a run until [`finish`](Self::finish).
-pub struct Monitor {
-    run: Arc<Run>,
+pub struct Monitor<C = Client> {
+    run: Arc<Run<C>>,
     meter: Arc<Mutex<Meter>>,
     samples: Arc<Mutex<Vec<Sample>>>,
     bar: ProgressBar,
@@ -35,8 +49,8 @@ pub struct Monitor {
 pub struct Seen {
     /// Length of the run, s.
     pub seconds: f64,
-    /// What all nodes used.
-    pub used: Used,
+    /// What all nodes used; `None` if no counters could be read.
+    pub used: Option<Used>,
     /// Most resident memory of all nodes, bytes.
     pub rss_peak_bytes: u64,
     /// CPU time of the generator, µs.
@@ -45,14 +59,14 @@ pub struct Seen {
     pub samples: Vec<Sample>,
 }
 
-impl Monitor {
+impl<C: Counted> Monitor<C> {
     /// Begins. `jobs`: how many are to end, for the bar.
-    pub async fn start(common: &Common, run: &Arc<Run>, title: &str, jobs: u64) -> Monitor {
+    pub async fn start(common: &Common, run: &Arc<Run<C>>, title: &str, jobs: u64) -> Self {
         let style =
             ProgressStyle::with_template("{prefix:>10} {wide_bar} {pos}/{len} ended, {msg} {per_sec} {elapsed}");
         let bar = ProgressBar::new(jobs).with_prefix(title.to_owned());
         bar.set_style(style.expect("the template is well formed"));
-        let mut monitor = Monitor {
+        let mut monitor = Self {
             run: run.clone(),
             meter: Arc::default(),
             samples: Arc::default(),
@@ -106,7 +120,7 @@ impl Monitor {
         let meter = lock(&self.meter);
         Seen {
             seconds,
-            used,
+            used: (meter.nodes() > 0).then_some(used),
             rss_peak_bytes: meter.rss_peak_bytes(),
             generator_cpu_us,
             samples: std::mem::take(&mut lock(&self.samples)),
@@ -114,13 +128,14 @@ impl Monitor {
     }
 
     async fn observe(&self) {
-        match self.run.client.cluster().await {
-            Ok(cluster) => lock(&self.meter).observe(&cluster),
+        match self.run.client.counters().await {
+            Ok(Some(cluster)) => lock(&self.meter).observe(&cluster),
+            Ok(None) => {}
             Err(error) => tracing::warn!(%error, "the nodes' counters cannot be read"),
         }
     }
 
-    fn sampler(&self) -> impl Future<Output = ()> + Send + 'static {
+    fn sampler(&self) -> impl Future<Output = ()> + Send + use<C> + 'static {
         let (run, samples) = (self.run.clone(), self.samples.clone());
         let (bar, started) = (self.bar.clone(), self.started);
         async move {
@@ -147,13 +162,13 @@ impl Monitor {
         }
     }
 
-    fn observer(&self) -> impl Future<Output = ()> + Send + 'static {
+    fn observer(&self) -> impl Future<Output = ()> + Send + use<C> + 'static {
         let (run, meter) = (self.run.clone(), self.meter.clone());
         async move {
             loop {
                 tokio::time::sleep(OBSERVE).await;
                 // While a node is away the next reading makes up for this one.
-                if let Ok(cluster) = run.client.cluster().await {
+                if let Ok(Some(cluster)) = run.client.counters().await {
                     lock(&meter).observe(&cluster);
                 }
             }
@@ -161,7 +176,7 @@ impl Monitor {
     }
 }
 
-impl Drop for Monitor {
+impl<C> Drop for Monitor<C> {
     fn drop(&mut self) {
         self.watchers.iter().for_each(JoinHandle::abort);
     }
@@ -175,7 +190,7 @@ fn say(bar: &ProgressBar, line: &str) {
     }
 }
 
-fn sample(run: &Run, started: Instant) -> Sample {
+fn sample<C>(run: &Run<C>, started: Instant) -> Sample {
     let (submitted, ended, running) = (run.books.submitted_count(), run.books.ended_count(), run.running());
     Sample {
         seconds: started.elapsed().as_secs_f64(),

@@ -21,7 +21,11 @@ pub struct Report {
     /// Seed of the run.
     pub seed: u64,
     /// Nodes of the cluster.
-    pub nodes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<u64>,
+    /// The server, if it is not a moso cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<PeerServer>,
     /// Jobs asked for.
     pub jobs: u64,
     /// Jobs of one submission.
@@ -58,6 +62,7 @@ pub struct Report {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub latency_ms: BTreeMap<&'static str, Percentiles>,
     /// What the nodes used.
+    #[serde(skip_serializing_if = "Server::is_empty")]
     pub server: Server,
     /// What the generator used.
     pub generator: Generator,
@@ -91,14 +96,37 @@ impl Phases {
     }
 }
 
+/// A server that is not a moso cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct PeerServer {
+    /// What it is.
+    pub kind: String,
+    /// Its version, if it says.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    /// Settings that decide what an acknowledgement is worth, as far as the server tells.
+    pub settings: BTreeMap<String, String>,
+}
+
+impl std::fmt::Display for PeerServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.kind)?;
+        if !self.version.is_empty() {
+            write!(f, " {}", self.version)?;
+        }
+        self.settings.iter().try_for_each(|(name, value)| write!(f, ", {name} {value}"))
+    }
+}
+
 /// What the nodes used, all together unless said otherwise.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Server {
     /// CPU time per ended job, µs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_us_per_job: Option<f64>,
     /// Most resident memory, MiB.
-    pub rss_mib: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rss_mib: Option<f64>,
     /// Bytes written to disk per ended job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_bytes_per_job: Option<f64>,
@@ -119,6 +147,12 @@ pub struct Server {
     pub through_per_s: Option<f64>,
 }
 
+impl Server {
+    fn is_empty(&self) -> bool {
+        *self == Server::default()
+    }
+}
+
 /// What the generator used.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Generator {
@@ -133,13 +167,15 @@ impl Report {
     }
 
     /// Enters what the monitor saw and what the run's histograms hold.
-    pub fn measured(&mut self, run: &Run, seen: &Seen) {
+    pub fn measured<C>(&mut self, run: &Run<C>, seen: &Seen) {
         let ended = run.books.ended_count().max(1) as f64;
         self.seconds = seen.seconds;
         self.jobs_per_s = Some(ended / seen.seconds.max(1e-6));
-        self.server.cpu_us_per_job = Some(seen.used.cpu_us as f64 / ended);
-        self.server.disk_bytes_per_job = Some(seen.used.written_bytes as f64 / ended);
-        self.server.rss_mib = seen.rss_peak_bytes as f64 / f64::from(1 << 20);
+        if let Some(used) = seen.used {
+            self.server.cpu_us_per_job = Some(used.cpu_us as f64 / ended);
+            self.server.disk_bytes_per_job = Some(used.written_bytes as f64 / ended);
+            self.server.rss_mib = Some(seen.rss_peak_bytes as f64 / f64::from(1 << 20));
+        }
         self.generator.cpu_us_per_job = seen.generator_cpu_us as f64 / ended;
         self.peak_running = run.running_peak();
         let step = |step: Step| Some((step.name(), run.latencies.percentiles(step)?));
@@ -149,22 +185,10 @@ impl Report {
 
     /// Enters the two accounts and compares them.
     pub fn checked(&mut self, balance: &Balance, count: &Count) {
-        self.ended = balance.ended();
-        self.lost = balance.lost;
-        self.doubled = balance.doubled;
-        self.stale_refused = balance.stale;
+        self.balanced(balance);
         self.states.clone_from(&count.states);
-        let mut problem = |wrong: bool, text: String| {
-            if wrong {
-                self.problems.push(text);
-            }
-        };
         let asked = self.jobs;
-        problem(balance.lost > 0, format!("{} jobs lost", balance.lost));
-        problem(balance.doubled > 0, format!("{} jobs ended twice", balance.doubled));
-        problem(balance.submitted != asked, format!("{} of {asked} jobs submitted", balance.submitted));
-        problem(balance.unasked > 0, format!("{} jobs ended that nobody submitted", balance.unasked));
-        problem(balance.refused > 0, format!("{} results refused", balance.refused));
+        let mut problem = |wrong: bool, text: String| self.problem(wrong, text);
         problem(count.missing > 0, format!("{} jobs unknown to the cluster", count.missing));
         problem(count.ended() != asked, format!("{} of {asked} jobs ended by the cluster's count", count.ended()));
         let unseen = asked.saturating_sub(balance.finished + balance.failed);
@@ -177,6 +201,33 @@ impl Report {
         self.ok = self.problems.is_empty();
     }
 
+    /// Enters the books, and how many jobs another server still has: it keeps no account of those that ended.
+    #[cfg(any(test, feature = "peers"))]
+    pub fn checked_peer(&mut self, balance: &Balance, left: u64) {
+        self.balanced(balance);
+        self.problem(left > 0, format!("{left} jobs are still on the server"));
+        self.ok = self.problems.is_empty();
+    }
+
+    fn balanced(&mut self, balance: &Balance) {
+        self.ended = balance.ended();
+        self.lost = balance.lost;
+        self.doubled = balance.doubled;
+        self.stale_refused = balance.stale;
+        let asked = self.jobs;
+        self.problem(balance.lost > 0, format!("{} jobs lost", balance.lost));
+        self.problem(balance.doubled > 0, format!("{} jobs ended twice", balance.doubled));
+        self.problem(balance.submitted != asked, format!("{} of {asked} jobs submitted", balance.submitted));
+        self.problem(balance.unasked > 0, format!("{} jobs ended that nobody submitted", balance.unasked));
+        self.problem(balance.refused > 0, format!("{} results refused", balance.refused));
+    }
+
+    fn problem(&mut self, wrong: bool, text: String) {
+        if wrong {
+            self.problems.push(text);
+        }
+    }
+
     /// The report for people.
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -184,6 +235,9 @@ impl Report {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{name:>24}  {value}");
         };
+        if let Some(peer) = &self.peer {
+            line("server", peer.to_string());
+        }
         line("jobs", format!("{} in {:.2} s", self.jobs, self.seconds));
         let rates = [
             ("rate", self.jobs_per_s),
@@ -246,7 +300,9 @@ impl Report {
         if let Some(cores) = server.heartbeat_cpu_cores {
             line("nodes' CPU for them", format!("{cores:.3} cores"));
         }
-        line("nodes' memory", format!("{:.0} MiB at most, {} nodes", server.rss_mib, self.nodes));
+        if let (Some(mib), Some(nodes)) = (server.rss_mib, self.nodes) {
+            line("nodes' memory", format!("{mib:.0} MiB at most, {nodes} nodes"));
+        }
         line("generator's CPU", format!("{:.1} µs/job", self.generator.cpu_us_per_job));
     }
 
@@ -283,12 +339,14 @@ mod tests {
         report.checked(&balance, &count);
         report.batch = Some(10);
         report.phases.submit_per_s = Some(5.0);
+        report.nodes = Some(3);
         report.server.cpu_us_per_job = Some(1.5);
+        report.server.rss_mib = Some(0.0);
         let p = Percentiles { p50: 1.0, p90: 2.0, p99: 3.0, p999: 4.0, max: 5.0 };
         report.latency_ms.insert("submit", p);
         let json = serde_json::to_value(&report).expect("JSON");
         let expected = serde_json::json!({
-            "command": "lifecycle", "seed": 7, "nodes": 0, "jobs": 100, "batch": 10,
+            "command": "lifecycle", "seed": 7, "nodes": 3, "jobs": 100, "batch": 10,
             "seconds": 0.0, "phases": {"submit_per_s": 5.0},
             "ended": 100, "lost": 0, "doubled": 0, "stale_refused": 0, "ok": true,
             "states": {"failed": 2, "finished": 98},
@@ -297,6 +355,26 @@ mod tests {
             "generator": {"cpu_us_per_job": 0.0}, "peak_running": 0,
         });
         assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn the_report_of_another_server_leaves_out_what_it_does_not_tell() {
+        let settings = [("fsync".to_owned(), "on".to_owned())].into();
+        let mut report = Report::new("peer", 7, 100);
+        report.peer = Some(PeerServer { kind: "postgres".to_owned(), version: "15.1".to_owned(), settings });
+        report.checked_peer(&clean().0, 0);
+        assert!(report.ok);
+        assert!(report.text().contains("postgres 15.1, fsync on"), "{}", report.text());
+        let json = serde_json::to_value(&report).expect("JSON");
+        let expected = serde_json::json!({
+            "command": "peer", "seed": 7, "jobs": 100,
+            "peer": {"kind": "postgres", "version": "15.1", "settings": {"fsync": "on"}},
+            "seconds": 0.0, "ended": 100, "lost": 0, "doubled": 0, "stale_refused": 0, "ok": true,
+            "generator": {"cpu_us_per_job": 0.0}, "peak_running": 0,
+        });
+        assert_eq!(json, expected);
+        report.checked_peer(&clean().0, 1);
+        assert!(!report.ok && report.text().contains("1 jobs are still on the server"));
     }
 
     #[test]

@@ -15,10 +15,10 @@ use tokio::task::JoinHandle;
 /// How often the state of a run is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// One run.
-pub struct Run {
-    /// The cluster.
-    pub client: Client,
+/// One run, against a moso cluster unless said otherwise.
+pub struct Run<C = Client> {
+    /// What it runs against.
+    pub client: C,
     /// Who ended how often.
     pub books: Books,
     /// How long each step took.
@@ -43,9 +43,9 @@ struct Sites {
     failed: Vec<AtomicU64>,
 }
 
-impl Run {
+impl<C> Run<C> {
     /// A run that begins now. `workload` is given by a replay, to count by site.
-    pub fn new(client: Client, workload: Option<Arc<Workload>>) -> Arc<Run> {
+    pub fn new(client: C, workload: Option<Arc<Workload>>) -> Arc<Self> {
         let zeros = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect();
         let sites = workload.map(|workload| Sites {
             finished: zeros(workload.sites.len()),
@@ -76,22 +76,6 @@ impl Run {
     /// The moment at which the run's clock shows this.
     pub fn moment(&self, at_us: u64) -> tokio::time::Instant {
         (self.started + Duration::from_micros(at_us)).into()
-    }
-
-    /// Submits a task of `jobs` jobs that was due at `intended_us`, and enters it in the books.
-    ///
-    /// # Errors
-    /// When the cluster refuses it, or cannot take it for longer than the client repeats.
-    pub async fn submit(&self, submission: Submission, jobs: u32, intended_us: u64) -> Result<()> {
-        let reply = self.client.submit(submission).await.context("submission")?;
-        let now_us = self.now_us();
-        if reply.jobs != jobs {
-            bail!("{jobs} jobs were submitted, {} acknowledged", reply.jobs);
-        }
-        self.latencies.record(Step::Submit, intended_us, now_us, 1);
-        self.books.submitted(reply.first_job_id, jobs);
-        lock(&self.tasks).push((reply.task_id, jobs));
-        Ok(())
     }
 
     /// The end of a job was accepted: `due_us` is when its report was due.
@@ -172,7 +156,10 @@ impl Run {
     }
 
     /// Runs a part of the load beside the others; its failure ends the run.
-    pub fn spawn(self: &Arc<Self>, part: impl Future<Output = Result<()>> + Send + 'static) {
+    pub fn spawn(self: &Arc<Self>, part: impl Future<Output = Result<()>> + Send + 'static)
+    where
+        C: Send + Sync + 'static,
+    {
         let run = self.clone();
         let part = tokio::spawn(async move {
             if let Err(error) = part.await {
@@ -193,7 +180,7 @@ impl Run {
     }
 
     /// Waits until `done` holds. `false`: the run failed, or nothing happened for `patience`.
-    pub async fn wait_until(&self, patience: Duration, done: impl Fn(&Run) -> bool) -> bool {
+    pub async fn wait_until(&self, patience: Duration, done: impl Fn(&Self) -> bool) -> bool {
         let (mut seen, mut since) = (self.books.progress(), Instant::now());
         while !done(self) {
             if self.is_stopped() {
@@ -214,6 +201,24 @@ impl Run {
     /// The reason the run failed, if it did.
     pub fn take_failure(&self) -> Option<anyhow::Error> {
         lock(&self.failure).take()
+    }
+}
+
+impl Run {
+    /// Submits a task of `jobs` jobs that was due at `intended_us`, and enters it in the books.
+    ///
+    /// # Errors
+    /// When the cluster refuses it, or cannot take it for longer than the client repeats.
+    pub async fn submit(&self, submission: Submission, jobs: u32, intended_us: u64) -> Result<()> {
+        let reply = self.client.submit(submission).await.context("submission")?;
+        let now_us = self.now_us();
+        if reply.jobs != jobs {
+            bail!("{jobs} jobs were submitted, {} acknowledged", reply.jobs);
+        }
+        self.latencies.record(Step::Submit, intended_us, now_us, 1);
+        self.books.submitted(reply.first_job_id, jobs);
+        lock(&self.tasks).push((reply.task_id, jobs));
+        Ok(())
     }
 }
 
