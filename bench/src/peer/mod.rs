@@ -1,4 +1,4 @@
-//! `peer`: the life cycle of jobs on another server, for comparison. What a server has to do is the trait [`Peer`];
+//! `peer`: the life cycle of jobs on another server, for comparison. What a server has to do is the trait `Peer`;
 //! the loops and the books are the same for all. The clients are behind the feature `peers`.
 
 #[cfg(any(test, feature = "peers"))]
