@@ -95,8 +95,8 @@ pub struct Config {
     pub election_ticks: u32,
     /// Ticks between a leader's heartbeats.
     pub heartbeat_ticks: u32,
-    /// A memtable and a WAL file of the log, MiB. Three memtables and some files more.
-    pub log_write_buffer_mib: usize,
+    /// A file of the log, MiB. The log has as many as it needs, and some to spare.
+    pub log_segment_mib: usize,
     /// A memtable of a shard's state, MiB.
     pub state_write_buffer_mib: usize,
     /// Memtables of all shards' states, MiB.
@@ -125,7 +125,7 @@ impl Default for Config {
             raft_tick_ms: 100,
             election_ticks: 20,
             heartbeat_ticks: 3,
-            log_write_buffer_mib: 64,
+            log_segment_mib: 16,
             state_write_buffer_mib: 16,
             state_memory_mib: 192,
             block_cache_mib: 64,

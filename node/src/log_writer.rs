@@ -5,7 +5,7 @@
 
 use crate::outbound::Outbound;
 use crate::reactor::Mailbox;
-use crate::store::log::{RaftLog, RocksLog, ShardAppend};
+use crate::store::log::{RaftLog, SegmentLog, ShardAppend};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use moso_shard::Append;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub struct LogWriter {
 impl LogWriter {
     /// Starts the writer. It ends when all handles are dropped.
     pub fn start(
-        log: Arc<RocksLog>,
+        log: Arc<SegmentLog>,
         outbound: Outbound,
         mailboxes: Vec<Arc<Mailbox>>,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
@@ -65,7 +65,7 @@ impl LogWriter {
     }
 }
 
-fn run(log: &RocksLog, outbound: &Outbound, mailboxes: &[Arc<Mailbox>], inbox: &Receiver<LogTask>) {
+fn run(log: &SegmentLog, outbound: &Outbound, mailboxes: &[Arc<Mailbox>], inbox: &Receiver<LogTask>) {
     let write_time = metrics::histogram!("moso_stage_seconds", "stage" => "log");
     while let Ok(first) = inbox.recv() {
         let mut bytes = size(&first);
@@ -99,7 +99,7 @@ fn size(task: &LogTask) -> usize {
     }
 }
 
-fn write(log: &RocksLog, tasks: &[LogTask]) -> Result<(), crate::error::Error> {
+fn write(log: &SegmentLog, tasks: &[LogTask]) -> Result<(), crate::error::Error> {
     let batch: Vec<ShardAppend<'_>> = tasks
         .iter()
         .filter_map(|task| match task {
@@ -113,7 +113,7 @@ fn write(log: &RocksLog, tasks: &[LogTask]) -> Result<(), crate::error::Error> {
         })
         .collect();
     if !batch.is_empty() {
-        log.append(&batch, true)?;
+        log.append(&batch)?;
     }
     for task in tasks {
         if let LogTask::Cut { shard, index, term } = *task {

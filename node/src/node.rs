@@ -20,7 +20,7 @@ use crate::peer::{PeerConfig, Peers};
 use crate::reactor::{Mailbox, Reactor};
 use crate::router::Router;
 use crate::sessions::Sessions;
-use crate::store::{self, DataFolder, LogOptions, RocksLog, SharedOptions, SharedRocks};
+use crate::store::{self, DataFolder, LogOptions, SegmentLog, SharedOptions, SharedRocks};
 use crate::upkeep::{Flusher, Upkeep};
 use crossbeam::sync::Parker;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -199,15 +199,15 @@ struct Built {
     directory: Arc<Directory>,
     groups: Vec<(u16, crate::group::Group)>,
     meta: crate::meta_group::MetaGroup,
-    log: Arc<RocksLog>,
+    log: Arc<SegmentLog>,
 }
 
 /// Opens all that is on disk.
 fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
     const MIB: usize = 1 << 20;
     let data = folder.path();
-    let log_options = LogOptions { write_buffer_bytes: config.log_write_buffer_mib * MIB };
-    let log = Arc::new(RocksLog::open(&store::log_dir(data), &log_options)?);
+    let log_options = LogOptions { segment_bytes: config.log_segment_mib * MIB };
+    let log = Arc::new(SegmentLog::open(&store::log_dir(data), &log_options)?);
     let shared = SharedRocks::new(&SharedOptions {
         block_cache_bytes: config.block_cache_mib * MIB,
         memtable_bytes: config.state_memory_mib * MIB,

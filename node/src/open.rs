@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::fault::damaged_record;
 use crate::group::{Group, META_RECORD};
 use crate::meta_group::{Bootstrap, MetaGroup};
-use crate::store::{self, RaftLog, RocksLog, SharedRocks, StateStore};
+use crate::store::{self, RaftLog, SegmentLog, SharedRocks, StateStore};
 use bytes::Bytes;
 use moso_proto::ShardId;
 use moso_proto::object::{Node, ShardTable};
@@ -53,7 +53,7 @@ pub fn bootstrap(config: &Config) -> Bootstrap {
 /// Reads a shard's entries for its replica.
 struct ShardLog {
     shard: u16,
-    log: Arc<RocksLog>,
+    log: Arc<SegmentLog>,
 }
 
 impl LogReader for ShardLog {
@@ -78,7 +78,7 @@ fn open_replica(
     config: &Config,
     shard: u16,
     store: &StateStore,
-    log: &Arc<RocksLog>,
+    log: &Arc<SegmentLog>,
     initial: ConfState,
 ) -> Result<(Replica, Position), Error> {
     let (applied, conf_state) = store.applied().unwrap_or_else(|| (Default::default(), initial));
@@ -135,7 +135,7 @@ pub fn open_group(
     shard: u16,
     nodes: &[u32],
     store: Arc<StateStore>,
-    log: &Arc<RocksLog>,
+    log: &Arc<SegmentLog>,
 ) -> Result<Group, Error> {
     let (replica, applied) = open_replica(config, shard, &store, log, voters(nodes))?;
     let machine = load_machine(shard, &store)?;
@@ -154,7 +154,7 @@ pub fn meta_voters(config: &Config) -> Vec<u32> {
 }
 
 /// Opens the meta group's replica: every node has one, so that all know the objects; those beyond the voters learn.
-pub fn open_meta(config: &Config, store: Arc<StateStore>, log: &Arc<RocksLog>) -> Result<MetaGroup, Error> {
+pub fn open_meta(config: &Config, store: Arc<StateStore>, log: &Arc<SegmentLog>) -> Result<MetaGroup, Error> {
     let voting = meta_voters(config);
     let mut conf_state = voters(&voting);
     conf_state.learners =

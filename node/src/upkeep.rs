@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::group::{Group, node_of};
 use crate::log_writer::{LogTask, LogWriter};
 use crate::reactor::Mailbox;
-use crate::store::log::{RaftLog, RocksLog};
+use crate::store::log::{RaftLog, SegmentLog};
 use crate::store::state::StateStore;
 use crossbeam::channel::{Sender, bounded};
 use moso_proto::setting;
@@ -19,10 +19,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// A shard's state is flushed once so many bytes of log were applied since the last flush. This much is applied again
-/// after a crash, and kept in the log until then: what is cut off before the log's memtable is full is written once, so
-/// all shards' together should be well below that memtable.
-const FLUSH_BYTES: u64 = 8 << 20;
+/// A shard's state is flushed once so many bytes of log were applied since the last flush: this much is kept in the log
+/// for it, and applied again after a crash, about a second's work.
+const FLUSH_BYTES: u64 = 24 << 20;
 /// Or after this time, if anything was applied, ms.
 const FLUSH_MS: u64 = 300_000;
 /// Entries kept in the log beyond what every replica has, so that a short restart needs no more than the log.
@@ -86,7 +85,7 @@ struct ShardUpkeep {
 /// A reactor's upkeep of its shards.
 pub struct Upkeep {
     flusher: Flusher,
-    log: Arc<RocksLog>,
+    log: Arc<SegmentLog>,
     writer: LogWriter,
     shards: BTreeMap<u16, ShardUpkeep>,
     peers: Arc<crate::peer::Peers>,
@@ -94,7 +93,7 @@ pub struct Upkeep {
 
 impl Upkeep {
     /// Flushes through `flusher`, cuts `log` through `writer`.
-    pub fn new(flusher: Flusher, log: Arc<RocksLog>, writer: LogWriter, peers: Arc<crate::peer::Peers>) -> Self {
+    pub fn new(flusher: Flusher, log: Arc<SegmentLog>, writer: LogWriter, peers: Arc<crate::peer::Peers>) -> Self {
         Upkeep { flusher, log, writer, shards: BTreeMap::new(), peers }
     }
 

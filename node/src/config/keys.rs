@@ -24,7 +24,7 @@ const NUMBERS: [Number; 12] = [
     number("raft_tick_ms", 10, 10_000, "ms"),
     number("election_ticks", 2, 1_000, "ticks"),
     number("heartbeat_ticks", 1, 500, "ticks"),
-    number("log_write_buffer_mib", 1, 1_024, "MiB"),
+    number("log_segment_mib", 1, 1_024, "MiB"),
     number("state_write_buffer_mib", 1, 256, "MiB"),
     number("state_memory_mib", 8, 1 << 20, "MiB"),
     number("block_cache_mib", 1, 1 << 20, "MiB"),

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Mutex;
 
-/// The folder format written. Newer ones are refused.
-pub const FOLDER_FORMAT: u32 = 2;
+/// The folder format written. Others are refused.
+pub const FOLDER_FORMAT: u32 = 3;
 
 const IDENTITY: &str = "IDENTITY";
 const SEEN: &str = "SEEN";
@@ -222,6 +222,12 @@ fn read_sealed<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<
             found: format,
             known: FOLDER_FORMAT,
         }),
+        Some(format) if format < FOLDER_FORMAT => Err(refuse(
+            folder,
+            format!(
+                "{name} has format {format} of an earlier version, this one reads only {FOLDER_FORMAT}: start the version that wrote it, or name an empty folder"
+            ),
+        )),
         Some(_) => serde_json::from_value(sealed.content).map(Some).map_err(|error| damaged(error.to_string())),
         None => Err(damaged("no format".to_owned())),
     }

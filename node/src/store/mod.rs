@@ -5,7 +5,7 @@
 //!   LOCK         held while the node runs
 //!   IDENTITY     which cluster and node the folder belongs to      identity.rs
 //!   SEEN         the other nodes' store ids                        identity.rs
-//!   log/         the Raft log of all shards: one RocksDB           log.rs
+//!   log/         the Raft log of all shards: segments              log/
 //!   shards/S-P/  the state of shard S's replica P: one RocksDB     state.rs
 //! ```
 //!
@@ -23,7 +23,7 @@ mod value;
 mod tests;
 
 pub use identity::{DataFolder, Identity, Seen, StoreId};
-pub use log::{LogOptions, LogState, RaftLog, RocksLog, ShardAppend};
+pub use log::{LogOptions, LogState, RaftLog, SegmentLog, ShardAppend};
 pub use rocks::{SharedOptions, SharedRocks};
 pub use state::{Applied, StateBatch, StateStore};
 

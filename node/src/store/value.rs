@@ -3,7 +3,6 @@
 //!
 //! ```text
 //! entry       version u8 | type u8 | term u64 | crc32c u32 | context length u16 | context | payload
-//! hard state  version u8 | crc32c u32 | term u64 | vote u64 | commit u64
 //! position    version u8 | crc32c u32 | index u64 | term u64
 //! conf state  version u8 | crc32c u32 | auto_leave u8 | voters | learners | voters_outgoing | learners_next
 //!             each of the four: number u16 | ids, u64 each
@@ -12,7 +11,7 @@
 use super::keys::{be_u32, be_u64};
 use crate::limits::{CONF_MEMBERS_MAX, ENTRY_CONTEXT_BYTES_MAX};
 use bytes::{BufMut, Bytes};
-use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
+use raft::eraftpb::{ConfState, Entry, EntryType};
 
 /// The version written. Others are refused.
 pub(super) const VERSION: u8 = 1;
@@ -23,8 +22,8 @@ const HEAD_BYTES: usize = 5;
 /// What is wrong with stored bytes.
 pub(super) type Decoded<T> = Result<T, &'static str>;
 
-/// Replaces `out` by the value of an entry. `Err` says why it cannot be stored.
-pub(super) fn encode_entry(key: &[u8], entry: &Entry, out: &mut Vec<u8>) -> Result<(), &'static str> {
+/// `Err` says why an entry cannot be stored.
+pub(super) fn check_entry(entry: &Entry) -> Result<(), &'static str> {
     let kind = entry.get_entry_type();
     if kind == EntryType::EntryNormal && !entry.context.is_empty() {
         return Err("a normal entry has a context");
@@ -32,10 +31,16 @@ pub(super) fn encode_entry(key: &[u8], entry: &Entry, out: &mut Vec<u8>) -> Resu
     if entry.context.len() > ENTRY_CONTEXT_BYTES_MAX {
         return Err("the context is too large");
     }
+    Ok(())
+}
+
+/// Replaces `out` by the value of an entry. `Err` says why it cannot be stored.
+pub(super) fn encode_entry(key: &[u8], entry: &Entry, out: &mut Vec<u8>) -> Result<(), &'static str> {
+    check_entry(entry)?;
     out.clear();
     out.reserve(ENTRY_HEAD_BYTES + entry.context.len() + entry.data.len());
     out.put_u8(VERSION);
-    out.put_u8(kind as u8);
+    out.put_u8(entry.get_entry_type() as u8);
     out.put_u64(entry.term);
     out.put_u32(0);
     out.put_u16(entry.context.len() as u16);
@@ -44,6 +49,11 @@ pub(super) fn encode_entry(key: &[u8], entry: &Entry, out: &mut Vec<u8>) -> Resu
     let crc = entry_crc(key, out);
     out[10..14].copy_from_slice(&crc.to_be_bytes());
     Ok(())
+}
+
+/// The term in the value of an entry, which was checked as part of a larger one; 0 if it is too short for one.
+pub(super) fn entry_term(value: &[u8]) -> u64 {
+    value.get(2..10).map_or(0, be_u64)
 }
 
 /// Reads the entry at `index`.
@@ -80,26 +90,6 @@ pub(super) fn decode_entry(key: &[u8], index: u64, bytes: Bytes) -> Decoded<Entr
 fn entry_crc(key: &[u8], value: &[u8]) -> u32 {
     let crc = crc32c::crc32c_append(crc32c::crc32c(key), &value[..10]);
     crc32c::crc32c_append(crc, &value[14..])
-}
-
-/// The value of a hard state.
-pub(super) fn encode_hard_state(key: &[u8], hard_state: &HardState) -> Vec<u8> {
-    let mut out = start(3 * 8);
-    out.put_u64(hard_state.term);
-    out.put_u64(hard_state.vote);
-    out.put_u64(hard_state.commit);
-    seal(key, out)
-}
-
-/// Reads a hard state.
-pub(super) fn decode_hard_state(key: &[u8], bytes: &[u8]) -> Decoded<HardState> {
-    let body: &[u8; 24] = open(key, bytes)?.try_into().map_err(|_| "wrong length")?;
-    Ok(HardState {
-        term: be_u64(&body[..8]),
-        vote: be_u64(&body[8..16]),
-        commit: be_u64(&body[16..]),
-        ..HardState::default()
-    })
 }
 
 /// The value of an index and its term.

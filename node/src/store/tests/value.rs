@@ -1,6 +1,6 @@
 use crate::store::value;
 use bytes::Bytes;
-use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
+use raft::eraftpb::{ConfState, Entry, EntryType};
 
 const KEY: &[u8] = b"key";
 
@@ -51,8 +51,7 @@ fn every_changed_or_missing_byte_of_an_entry_is_noticed() {
 }
 
 #[test]
-fn hard_states_positions_and_configurations_come_back_and_damage_is_noticed() {
-    let hard_state = HardState { term: 3, vote: 2, commit: 1, ..HardState::default() };
+fn positions_and_configurations_come_back_and_damage_is_noticed() {
     let conf_state = ConfState {
         voters: vec![1, 2, u64::MAX],
         learners: vec![4],
@@ -61,10 +60,8 @@ fn hard_states_positions_and_configurations_come_back_and_damage_is_noticed() {
         auto_leave: true,
         ..ConfState::default()
     };
-    let hard = value::encode_hard_state(KEY, &hard_state);
     let position = value::encode_position(KEY, 8, 9);
     let conf = value::encode_conf_state(KEY, &conf_state).unwrap();
-    assert_eq!(value::decode_hard_state(KEY, &hard), Ok(hard_state));
     assert_eq!(value::decode_position(KEY, &position), Ok((8, 9)));
     assert_eq!(value::decode_conf_state(KEY, &conf), Ok(conf_state));
     let damages = |bytes: &[u8], fails: &dyn Fn(&[u8]) -> bool| {
@@ -74,7 +71,6 @@ fn hard_states_positions_and_configurations_come_back_and_damage_is_noticed() {
             assert!(fails(&damaged) && fails(&bytes[..at]), "byte {at}");
         }
     };
-    damages(&hard, &|bytes| value::decode_hard_state(KEY, bytes).is_err());
     damages(&position, &|bytes| value::decode_position(KEY, bytes).is_err());
     damages(&conf, &|bytes| value::decode_conf_state(KEY, bytes).is_err());
 }
