@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 type Told = oneshot::Sender<Result<SubmitReply, Status>>;
 
@@ -62,11 +62,11 @@ async fn run(node: Node, mut asked: mpsc::Receiver<Asked>, deadline: Duration) {
     let status = match opened {
         Ok(Ok(response)) => {
             let mut talk = Talk::default();
-            let status = talk.run(&mut asked, out, response.into_inner()).await;
+            let status = of_stream(talk.run(&mut asked, out, response.into_inner()).await);
             talk.waiting.into_values().for_each(|told| drop(told.send(Err(status.clone()))));
             status
         }
-        Ok(Err(status)) => status,
+        Ok(Err(status)) => of_stream(status),
         Err(_) => Status::unavailable(format!("no answer within {deadline:?}")),
     };
     asked.close();
@@ -135,6 +135,14 @@ impl Talk {
             (_, Some(fault)) => Err(status(fault)),
             (None, None) => Err(Status::internal("the node answered a submission with nothing")),
         });
+    }
+}
+
+/// What ends a stream is no verdict on those who wait for their answers, unless the node has no such streams.
+fn of_stream(status: Status) -> Status {
+    match status.code() {
+        Code::Unimplemented => status,
+        _ => Status::unavailable(format!("the stream of submissions ended: {}", status.message())),
     }
 }
 

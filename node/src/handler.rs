@@ -4,7 +4,7 @@ use crate::dispatch::{Dispatcher, LeaseAsk};
 use crate::hints::{self, HintFrame};
 use crate::peer::PeerHandler;
 use crate::query;
-use crate::reactor::Mailbox;
+use crate::reactor::{Mailbox, reactor_of};
 use crate::request::Fault;
 use crate::router::{FAULT, HeartbeatCall, OK, Router, call, pack, unpack};
 use crate::sessions::Sessions;
@@ -55,7 +55,7 @@ impl PeerHandler for Handler {
                 metrics::counter!("moso_raft_messages_refused_total").increment(1);
                 continue;
             }
-            let reactor = usize::from(shard) % self.mailboxes.len();
+            let reactor = reactor_of(shard, self.mailboxes.len());
             self.mailboxes[reactor].message(shard, message);
             woken[reactor] = true;
         }

@@ -50,10 +50,10 @@ pub const MEMBERS_MAX: usize = 1_000;
 
 /// Bytes of an entry's context: only configuration changes may have one.
 pub const ENTRY_CONTEXT_BYTES_MAX: usize = 4 * KIB;
-/// Bytes of one write to the log: RocksDB counts in 32 bits, and the write is built in memory.
+/// Bytes of one write to the log: its length has 32 bits, and it is built in memory.
 pub const LOG_WRITE_BYTES_MAX: usize = 512 * MIB;
-/// Replicas in one list of a configuration: five and five more while all are replaced, with room.
-pub const CONF_MEMBERS_MAX: usize = 64;
+/// Replicas in one list of a configuration: in the meta group every node votes or learns.
+pub const CONF_MEMBERS_MAX: usize = MEMBERS_MAX;
 /// Bodies read at once: as many as a lease may have jobs, and some.
 pub const BODIES_READ_MAX: usize = 4_096;
 /// Rows of the status log or archive read at once; a caller pages on.

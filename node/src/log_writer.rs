@@ -4,7 +4,7 @@
 //! A write or sync that fails ends the process (law 1): what the disk holds is not known any more.
 
 use crate::outbound::Outbound;
-use crate::reactor::Mailbox;
+use crate::reactor::{Mailbox, reactor_of};
 use crate::store::log::{RaftLog, SegmentLog, ShardAppend};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use moso_shard::Append;
@@ -86,7 +86,7 @@ fn run(log: &SegmentLog, outbound: &Outbound, mailboxes: &[Arc<Mailbox>], inbox:
             let LogTask::Append { shard, append } = task else { continue };
             // Votes and acknowledgements that are dropped are asked for again.
             outbound.raft(shard, append.messages.into_iter());
-            mailboxes[usize::from(shard) % mailboxes.len()].persisted(shard, append.number);
+            mailboxes[reactor_of(shard, mailboxes.len())].persisted(shard, append.number);
         }
         outbound.flush();
     }

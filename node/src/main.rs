@@ -38,7 +38,20 @@ fn main() -> ExitCode {
     }
 }
 
+/// Each connection, table and file of the log is a descriptor: as many as the system allows. Where that is too few, what
+/// needs one says so.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, soft, hard, "the limit of open files stays as it is");
+    }
+}
+
 fn start(config: Config) -> Result<(), Error> {
+    raise_descriptor_limit();
     let metrics = metrics()?;
     let runtime =
         runtime(config.api_threads).map_err(|source| Error::Io { what: "starting the threads".into(), source })?;

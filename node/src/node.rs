@@ -17,7 +17,7 @@ use crate::meta_group::publish;
 use crate::open;
 use crate::outbound::Outbound;
 use crate::peer::{PeerConfig, Peers};
-use crate::reactor::{Mailbox, Reactor};
+use crate::reactor::{Mailbox, Reactor, reactor_of};
 use crate::router::Router;
 use crate::sessions::Sessions;
 use crate::store::{self, DataFolder, LogOptions, SegmentLog, SharedOptions, SharedRocks};
@@ -137,7 +137,7 @@ fn start_threads(
     let mut meta = Some(meta);
     let mut per_reactor: Vec<BTreeMap<u16, crate::group::Group>> = mailboxes.iter().map(|_| BTreeMap::new()).collect();
     for (shard, group) in groups {
-        per_reactor[usize::from(shard) % mailboxes.len()].insert(shard, group);
+        per_reactor[reactor_of(shard, mailboxes.len())].insert(shard, group);
     }
     for ((number, parker), groups) in parkers.into_iter().enumerate().zip(per_reactor) {
         let reactor = Reactor {
@@ -226,7 +226,7 @@ fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
         if let Some(store) = &store {
             groups.push((shard, open::open_group(config, shard, nodes, store.clone(), &log)?));
         }
-        let mailbox = &mailboxes[usize::from(shard) % mailboxes.len()];
+        let mailbox = &mailboxes[reactor_of(shard, mailboxes.len())];
         slots.push(ShardSlot {
             shard,
             replicas: nodes.clone(),

@@ -20,6 +20,12 @@ use std::time::Duration;
 /// Raft messages waiting at a reactor; more are dropped, and Raft sends them again.
 const MESSAGES: usize = 16_384;
 
+/// The reactor of a shard. Mixed, since a node leads every n-th shard of n nodes, and these should not be one reactor's.
+/// Shard 0 is the first one's.
+pub fn reactor_of(shard: u16, reactors: usize) -> usize {
+    (u32::from(shard).wrapping_mul(0x9e37_79b9) >> 16) as usize % reactors
+}
+
 /// What other threads leave at a reactor.
 pub struct Mailbox {
     messages: ArrayQueue<(u16, Message)>,
@@ -270,4 +276,22 @@ fn report_unreachable(replica: &mut moso_shard::Replica, node: u32) {
     let peers: Vec<u64> =
         replica.conf_state().voters.iter().copied().filter(|p| crate::group::node_of(*p) == node).collect();
     peers.into_iter().for_each(|peer| replica.report_unreachable(peer));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shards_that_a_node_leads_are_spread_over_its_reactors() {
+        for (nodes, reactors) in [(2, 2), (3, 3), (4, 4), (4, 8), (8, 4), (8, 8), (12, 4), (16, 8)] {
+            for node in 0..nodes {
+                let mut led = vec![0; reactors];
+                (1..=512).filter(|shard| shard % nodes == node).for_each(|shard| led[reactor_of(shard, reactors)] += 1);
+                let (most, all) = (*led.iter().max().unwrap(), led.iter().sum::<usize>());
+                assert!(most * reactors <= 2 * all, "{nodes} nodes, {reactors} reactors: {led:?}");
+            }
+            assert_eq!(reactor_of(0, reactors), 0);
+        }
+    }
 }

@@ -5,7 +5,7 @@ use crate::directory::Directory;
 use crate::error::Error;
 use crate::group::{Group, node_of};
 use crate::log_writer::{LogTask, LogWriter};
-use crate::reactor::Mailbox;
+use crate::reactor::{Mailbox, reactor_of};
 use crate::store::log::{RaftLog, SegmentLog};
 use crate::store::state::StateStore;
 use crossbeam::channel::{Sender, bounded};
@@ -60,7 +60,7 @@ impl Flusher {
                 let durable = dropped.and_then(|()| task.store.flush()).and_then(|()| task.store.durable_applied());
                 match durable {
                     Ok(applied) => {
-                        let mailbox = &mailboxes[usize::from(task.shard) % mailboxes.len()];
+                        let mailbox = &mailboxes[reactor_of(task.shard, mailboxes.len())];
                         mailbox.flushed(task.shard, applied.map_or(0, |a| a.index));
                     }
                     Err(error) => {

@@ -60,7 +60,7 @@ impl JobsApi {
         }
     }
 
-    fn full(&self, what: &str) -> Fault {
+    pub(super) fn full(&self, what: &str) -> Fault {
         Counters::add(&self.router.directory.counters.shed, 1);
         Fault {
             retry_after_ms: 500,

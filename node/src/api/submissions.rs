@@ -4,14 +4,16 @@
 use super::frames::fault_of;
 use super::jobs::JobsApi;
 use super::{invalid, status};
+use crate::request::Fault;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use moso_proto::v1;
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 
-/// Submissions of a stream under way; it is not read further meanwhile, but for the rest of a frame.
-const UNDER_WAY_MAX: usize = 1_024;
+/// Submissions of a stream under way; more are told to come back. A shard without leader holds its own for as long as it
+/// is waited for, and must not keep the others.
+const UNDER_WAY_MAX: usize = 4_096;
 /// Submissions in one frame.
 const FRAME_SUBMISSIONS_MAX: usize = 4_096;
 /// Frames of answers waiting to be sent.
@@ -35,13 +37,18 @@ pub async fn serve(
             // What is under way comes to its end by itself, or is repeated.
             () = send.closed() => return,
             () = stops(&mut stopping), if reading => reading = false,
-            frame = inbound.message(), if reading && under_way.len() < UNDER_WAY_MAX => match frame {
+            frame = inbound.message(), if reading => match frame {
                 Ok(Some(frame)) if frame.submissions.len() > FRAME_SUBMISSIONS_MAX => {
                     let fault = invalid(format!("at most {FRAME_SUBMISSIONS_MAX} submissions in one frame"));
                     let _ = send.send(Err(status(fault, &api.meta()))).await;
                     return;
                 }
-                Ok(Some(frame)) => under_way.extend(frame.submissions.into_iter().map(|one| answer(&api, one))),
+                Ok(Some(frame)) => for submission in frame.submissions {
+                    match under_way.len() < UNDER_WAY_MAX {
+                        true => under_way.push(answer(&api, submission)),
+                        false => out.answers.push(refused(&api, submission.number, api.full("submissions"))),
+                    }
+                },
                 Ok(None) | Err(_) => reading = false,
             },
             Some(answer) = under_way.next() => out.answers.push(answer),
@@ -66,9 +73,11 @@ async fn answer(api: &JobsApi, submission: v1::NumberedSubmission) -> v1::Submit
     let number = submission.number;
     match api.submit_request(submission.request.unwrap_or_default()).await {
         Ok(reply) => v1::SubmitAnswer { number, reply: Some(reply), fault: None },
-        Err(fault) => {
-            let leader = api.meta().node(fault.leader).map(|node| node.api.clone()).unwrap_or_default();
-            v1::SubmitAnswer { number, reply: None, fault: Some(v1::Fault { leader, ..fault_of(&fault) }) }
-        }
+        Err(fault) => refused(api, number, fault),
     }
+}
+
+fn refused(api: &JobsApi, number: u64, fault: Fault) -> v1::SubmitAnswer {
+    let leader = api.meta().node(fault.leader).map(|node| node.api.clone()).unwrap_or_default();
+    v1::SubmitAnswer { number, reply: None, fault: Some(v1::Fault { leader, ..fault_of(&fault) }) }
 }

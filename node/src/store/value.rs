@@ -56,6 +56,11 @@ pub(super) fn entry_term(value: &[u8]) -> u64 {
     value.get(2..10).map_or(0, be_u64)
 }
 
+/// Whether the value of an entry is as it was written.
+pub(super) fn is_whole(key: &[u8], value: &[u8]) -> bool {
+    value.len() >= ENTRY_HEAD_BYTES && entry_crc(key, value) == be_u32(&value[10..14])
+}
+
 /// Reads the entry at `index`.
 pub(super) fn decode_entry(key: &[u8], index: u64, bytes: Bytes) -> Decoded<Entry> {
     if bytes.first().is_some_and(|version| *version != VERSION) {

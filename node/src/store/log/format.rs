@@ -1,8 +1,8 @@
 //! The bytes of a segment.
 //!
 //! ```text
-//! head    two copies, in different sectors: magic 8 | number u64 | salt u64 | crc32c u32
-//! batch   marker u32 | length u32 | crc32c u32 | 0 u32 | items | zeros up to a multiple of 16
+//! head    two copies, in different pages: magic 8 | number u64 | salt u64 | crc32c u32
+//! batch   marker u32 | length u32 | crc32c u32 of the items | crc32c u32 of the length | items | zeros up to a multiple of 16
 //!
 //! items   kind u8 | shard u16 | …
 //!         1 hard state   term u64 | vote u64 | commit u64
@@ -15,17 +15,18 @@
 //!         8 segment      number u64 | end u64, for shard 0: an older segment that holds entries still needed
 //! ```
 //!
-//! A batch is one write with one sync, so it is there as a whole or it was never acknowledged. Its checksum covers the
+//! A batch is one write with one sync, so it is there as a whole or it was never acknowledged. Its checksums cover the
 //! segment's salt and its place: what an earlier use of the file left behind never passes for a batch, nor does what a
-//! user sent.
+//! user sent; and a length is believed only with its checksum, so that looking for a batch costs nothing where there is
+//! none.
 
 use crate::store::keys::{be_u32, be_u64};
 use bytes::BufMut;
 
 /// Bytes of the head: the first batch begins behind it.
-pub const HEAD_BYTES: u64 = 4_096;
+pub const HEAD_BYTES: u64 = 8_192;
 /// Where the second copy of the head lies.
-const HEAD_COPY_AT: usize = 2_048;
+const HEAD_COPY_AT: usize = 4_096;
 /// Bytes of a batch's head, and what batches are aligned to.
 pub const BATCH_HEAD_BYTES: usize = 16;
 
@@ -65,6 +66,11 @@ impl Head {
         })
     }
 
+    /// Whether a file without a head was never begun: nothing but zeros.
+    pub fn is_blank(file: &[u8]) -> bool {
+        file.iter().take(HEAD_BYTES as usize).all(|byte| *byte == 0)
+    }
+
     fn crc(&self, at: u64, items: &[u8]) -> u32 {
         let mut place = [0; 24];
         place[..8].copy_from_slice(&self.number.to_be_bytes());
@@ -79,8 +85,9 @@ impl Head {
         let crc = self.crc(at, &batch[BATCH_HEAD_BYTES..]);
         batch[..4].copy_from_slice(&MARKER.to_be_bytes());
         batch[4..8].copy_from_slice(&length.to_be_bytes());
+        let length_crc = self.crc(at, &length.to_be_bytes());
         batch[8..12].copy_from_slice(&crc.to_be_bytes());
-        batch[12..16].fill(0);
+        batch[12..16].copy_from_slice(&length_crc.to_be_bytes());
         batch.resize(batch.len().next_multiple_of(BATCH_HEAD_BYTES), 0);
     }
 
@@ -88,7 +95,7 @@ impl Head {
     pub fn batch<'a>(&self, file: &'a [u8], at: u64) -> Option<(&'a [u8], u64)> {
         let from = usize::try_from(at).ok()?;
         let head = file.get(from..from.checked_add(BATCH_HEAD_BYTES)?)?;
-        if be_u32(&head[..4]) != MARKER || head[12..] != [0; 4] {
+        if be_u32(&head[..4]) != MARKER || self.crc(at, &head[4..8]) != be_u32(&head[12..]) {
             return None;
         }
         let begin = from + BATCH_HEAD_BYTES;

@@ -2,7 +2,7 @@
 
 use super::LogState;
 use raft::eraftpb::HardState;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::sync::Arc;
 
@@ -131,11 +131,11 @@ impl Index {
         }
     }
 
-    /// The entries that lie in a segment: shard, index, place.
-    pub fn entries_in(&self, segment: u64) -> Vec<(u16, u64, Place)> {
+    /// The entries that lie in these segments: shard, index, place.
+    pub fn entries_in(&self, segments: &BTreeSet<u64>) -> Vec<(u16, u64, Place)> {
         let of_shard = |(&shard, held): (&u16, &ShardIndex)| {
             let first = held.cut.0 + 1;
-            let numbered = held.entries.iter().zip(first..).filter(|(place, _)| place.segment == segment);
+            let numbered = held.entries.iter().zip(first..).filter(|(place, _)| segments.contains(&place.segment));
             numbered.map(|(place, index)| (shard, index, *place)).collect::<Vec<_>>()
         };
         self.shards.iter().flat_map(of_shard).collect()

@@ -60,7 +60,8 @@ pub struct LogState {
 /// The Raft log of all shards of a node.
 ///
 /// Of one shard, appends and cuts each come one at a time, and nothing is cut or read that is still being appended or cut.
-/// Appending and cutting wait for the sync that is under way: call them where waiting does no harm. An [`Error::Fatal`]
+/// Appending and cutting wait for the sync that is under way: call them where waiting does no harm. An
+/// [`Error::Fatal`](crate::error::Error::Fatal)
 /// must end the process.
 pub trait RaftLog: Send + Sync {
     /// Writes what several shards add, all or nothing. It is on disk on return, as is all that was written before.

@@ -8,6 +8,8 @@ use crate::store::value;
 use raft::eraftpb::HardState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,11 +26,18 @@ pub struct Recovered {
     pub next_slot: u32,
 }
 
+/// A file with a head.
 struct Found {
     slot: u32,
     file: Arc<File>,
     head: Head,
-    bytes: Vec<u8>,
+}
+
+impl Found {
+    fn bytes(&self, dir: &Path) -> Result<Vec<u8>> {
+        let path = super::segments::slot_path(dir, self.slot);
+        std::fs::read(&path).map_err(|error| Error::io(format!("reading {}", path.display()), error))
+    }
 }
 
 /// What is known of a shard while the segments are read. Stale entries of older segments may be among its entries until
@@ -46,38 +55,11 @@ struct Shard {
 /// As [`super::SegmentLog::open`].
 pub fn recover(dir: &Path) -> Result<Recovered> {
     let mut recovered = Recovered::default();
-    let mut found = BTreeMap::new();
-    for slot in slots(dir)? {
-        recovered.next_slot = recovered.next_slot.max(slot + 1);
-        let path = super::segments::slot_path(dir, slot);
-        let io = |error| Error::io(format!("reading {}", path.display()), error);
-        let file = Arc::new(OpenOptions::new().read(true).write(true).open(&path).map_err(io)?);
-        let bytes = std::fs::read(&path).map_err(io)?;
-        match Head::decode(&bytes) {
-            Some(head) => {
-                recovered.highest = recovered.highest.max(head.number);
-                found.insert(head.number, Found { slot, file, head, bytes });
-            }
-            None => recovered.spare.push((slot, file)),
-        }
-    }
-    let mut number = 0;
-    // A segment whose first batch was never completed was never used.
-    while let Some(newest) = found.last_entry() {
-        let (end, whole) = end_of(newest.get());
-        if !whole {
-            return Err(damaged(dir, newest.get(), end));
-        }
-        if end > HEAD_BYTES {
-            number = *newest.key();
-            break;
-        }
-        let Found { slot, file, .. } = newest.remove();
-        recovered.spare.push((slot, file));
-    }
-    let Some(newest) = found.get(&number) else { return Ok(recovered) };
-    let mut ends = needed(dir, newest)?;
-    ends.insert(number, end_of(newest).0);
+    let mut found = heads(dir, &mut recovered)?;
+    let Some((number, end, bytes)) = newest(dir, &mut found, &mut recovered)? else { return Ok(recovered) };
+    let mut ends = needed(dir, &found[&number], &bytes)?;
+    ends.insert(number, end);
+    drop(bytes);
     let mut shards = BTreeMap::new();
     for (&number, &end) in &ends {
         let Some(segment) = found.remove(&number) else {
@@ -95,42 +77,103 @@ pub fn recover(dir: &Path) -> Result<Recovered> {
     Ok(recovered)
 }
 
+/// The files that were begun, by the number of the segment. The others are free.
+fn heads(dir: &Path, recovered: &mut Recovered) -> Result<BTreeMap<u64, Found>> {
+    let mut found = BTreeMap::new();
+    for slot in slots(dir)? {
+        recovered.next_slot = recovered.next_slot.max(slot + 1);
+        let path = super::segments::slot_path(dir, slot);
+        let io = |error| Error::io(format!("reading {}", path.display()), error);
+        let file = Arc::new(OpenOptions::new().read(true).write(true).open(&path).map_err(io)?);
+        let mut bytes = Vec::new();
+        (&*file).take(HEAD_BYTES).read_to_end(&mut bytes).map_err(io)?;
+        match Head::decode(&bytes) {
+            Some(head) => {
+                recovered.highest = recovered.highest.max(head.number);
+                found.insert(head.number, Found { slot, file, head });
+            }
+            None if Head::is_blank(&bytes) => recovered.spare.push((slot, file)),
+            None => return Err(damaged(dir, slot, 0)),
+        }
+    }
+    Ok(found)
+}
+
+/// The newest segment that was used: its number, where it ends, and its bytes. One whose first batch was never completed
+/// was not, and is free. What ends the log is on disk when this returns.
+fn newest(
+    dir: &Path,
+    found: &mut BTreeMap<u64, Found>,
+    recovered: &mut Recovered,
+) -> Result<Option<(u64, u64, Vec<u8>)>> {
+    while let Some(newest) = found.last_entry() {
+        let bytes = newest.get().bytes(dir)?;
+        let (last, end) = end_of(&newest.get().head, &bytes);
+        if let Some(later) = batch_behind(&newest.get().head, &bytes, end) {
+            tracing::error!(end, later, "a batch of the Raft log is damaged: a whole one follows");
+            return Err(damaged(dir, newest.get().slot, end));
+        }
+        if end > HEAD_BYTES {
+            make_durable(newest.get(), &bytes, last, end)?;
+            return Ok(Some((*newest.key(), end, bytes)));
+        }
+        let Found { slot, file, .. } = newest.remove();
+        recovered.spare.push((slot, file));
+    }
+    Ok(None)
+}
+
+/// The last batch may have been written and not synced: by a process that was killed before its sync, or whose sync
+/// failed, after which the system takes the pages in its cache for written. Written again, its sync counts.
+fn make_durable(newest: &Found, bytes: &[u8], last: u64, end: u64) -> Result<()> {
+    let write = || {
+        newest.file.write_all_at(&newest.head.encode(), 0)?;
+        newest.file.write_all_at(&bytes[last as usize..(end as usize).min(bytes.len())], last)?;
+        newest.file.sync_all()
+    };
+    write().map_err(|error| Error::fatal("writing the end of the Raft log again", error))
+}
+
 fn slots(dir: &Path) -> Result<BTreeSet<u32>> {
     let io = |error| Error::io(format!("reading {}", dir.display()), error);
     let mut slots = BTreeSet::new();
     for file in std::fs::read_dir(dir).map_err(io)? {
-        let name = file.map_err(io)?.file_name();
-        slots.extend(name.to_str().and_then(|name| name.strip_suffix(".seg")?.parse::<u32>().ok()));
+        let path = file.map_err(io)?.path();
+        let slot = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u32>().ok());
+        slots.extend(slot.filter(|&slot| slot < u32::MAX && super::segments::slot_path(dir, slot) == path));
     }
     Ok(slots)
 }
 
-/// Where the whole batches end, and whether none follows behind: then what is there was never acknowledged.
-fn end_of(segment: &Found) -> (u64, bool) {
-    let Found { head, bytes, .. } = segment;
-    let mut end = HEAD_BYTES;
+/// Where the last whole batch begins, and where it ends.
+fn end_of(head: &Head, bytes: &[u8]) -> (u64, u64) {
+    let (mut last, mut end) = (HEAD_BYTES, HEAD_BYTES);
     while let Some((_, next)) = head.batch(bytes, end) {
-        end = next;
+        (last, end) = (end, next);
     }
-    let later = (end..bytes.len() as u64).step_by(BATCH_HEAD_BYTES).skip(1);
-    (end, !later.into_iter().any(|at| head.batch(bytes, at).is_some()))
+    (last, end)
 }
 
-fn damaged(dir: &Path, segment: &Found, at: u64) -> Error {
-    let path = super::segments::slot_path(dir, segment.slot);
+/// A whole batch behind the end: then what is there was acknowledged.
+fn batch_behind(head: &Head, bytes: &[u8], end: u64) -> Option<u64> {
+    let mut places = (end..bytes.len() as u64).step_by(BATCH_HEAD_BYTES).skip(1);
+    places.find(|&at| head.batch(bytes, at).is_some())
+}
+
+fn damaged(dir: &Path, slot: u32, at: u64) -> Error {
     let reason = format!("the Raft log is damaged at byte {at}: this node's replicas must be replaced");
-    Error::Folder { path, reason }
+    Error::Folder { path: super::segments::slot_path(dir, slot), reason }
 }
 
 /// The older segments that the first batch of the newest names, with their ends.
-fn needed(dir: &Path, newest: &Found) -> Result<BTreeMap<u64, u64>> {
+fn needed(dir: &Path, newest: &Found, bytes: &[u8]) -> Result<BTreeMap<u64, u64>> {
     let mut ends = BTreeMap::new();
-    let Some((mut items, _)) = newest.head.batch(&newest.bytes, HEAD_BYTES) else { return Ok(ends) };
+    let Some((mut items, _)) = newest.head.batch(bytes, HEAD_BYTES) else { return Ok(ends) };
     while !items.is_empty() {
         match Item::decode(&mut items) {
             Some((_, Item::Segment(number, end))) => drop(ends.insert(number, end)),
             Some(_) => {}
-            None => return Err(damaged(dir, newest, HEAD_BYTES)),
+            None => return Err(damaged(dir, newest.slot, HEAD_BYTES)),
         }
     }
     Ok(ends)
@@ -138,38 +181,42 @@ fn needed(dir: &Path, newest: &Found) -> Result<BTreeMap<u64, u64>> {
 
 /// Does again what the batches of a segment up to `end` say.
 fn replay(dir: &Path, segment: &Found, end: u64, shards: &mut BTreeMap<u16, Shard>) -> Result<()> {
-    let Found { head, bytes, .. } = segment;
+    let (bytes, number) = (segment.bytes(dir)?, segment.head.number);
+    let bytes = bytes.as_slice();
+    let place = |value: &[u8]| Place {
+        segment: number,
+        at: offset(bytes, value),
+        bytes: value.len() as u32,
+        term: value::entry_term(value),
+    };
     let mut at = HEAD_BYTES;
-    let mut named = BTreeSet::new();
     while at < end {
-        let (first, start) = (at == HEAD_BYTES, at);
-        let (mut items, next) = head.batch(bytes, at).ok_or_else(|| damaged(dir, segment, start))?;
-        while !items.is_empty() {
-            let (shard, item) = Item::decode(&mut items).ok_or_else(|| damaged(dir, segment, start))?;
-            if matches!(item, Item::Segment(..)) {
-                continue;
-            }
-            // Its own append may be of a shard that is new.
-            if first {
-                named.insert(shard);
-            }
-            let place = |value: &[u8]| Place {
-                segment: head.number,
-                at: offset(bytes, value),
-                bytes: value.len() as u32,
-                term: value::entry_term(value),
-            };
-            shards.entry(shard).or_default().take(item, place);
-        }
-        if first {
+        let start = at;
+        let bad = || damaged(dir, segment.slot, start);
+        let (items, next) = segment.head.batch(bytes, at).ok_or_else(bad)?;
+        let items = decode(items).ok_or_else(bad)?;
+        if at == HEAD_BYTES {
+            let named = items.iter().filter(|(_, item)| matches!(item, Item::Shard(_))).map(|(shard, _)| *shard);
+            let named: BTreeSet<u16> = named.collect();
             shards.retain(|shard, _| named.contains(shard));
+        }
+        for (shard, item) in items.into_iter().filter(|(_, item)| !matches!(item, Item::Segment(..))) {
+            shards.entry(shard).or_default().take(item, place);
         }
         at = next;
     }
     match at == end {
         true => Ok(()),
-        false => Err(damaged(dir, segment, end)),
+        false => Err(damaged(dir, segment.slot, end)),
     }
+}
+
+fn decode(mut items: &[u8]) -> Option<Vec<(u16, Item<'_>)>> {
+    let mut decoded = Vec::new();
+    while !items.is_empty() {
+        decoded.push(Item::decode(&mut items)?);
+    }
+    Some(decoded)
 }
 
 /// Where a part of a file lies in it.

@@ -12,7 +12,6 @@ use crate::error::{Error, Result};
 use crate::limits::LOG_WRITE_BYTES_MAX;
 use crate::store::keys::{self, LogKind};
 use crate::store::value;
-use bytes::Bytes;
 use raft::eraftpb::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
@@ -23,6 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Files kept for later segments, beyond those in use.
 const SPARES_MAX: usize = 4;
+/// Files removed after one batch.
+const REMOVED_MAX: usize = 2;
 /// When the entries needed fill less than half of the files in use, and these are more than so many, the oldest entries
 /// are copied forward, so that shards at rest do not keep the files of the others.
 const SPARSE_SEGMENTS: u64 = 8;
@@ -173,32 +174,33 @@ impl SegmentLog {
         Ok(self.move_forward(&index, writer))
     }
 
-    /// Copies the entries of the oldest segments, if most of what the files hold is not needed any more.
+    /// Copies the entries of segments that hold few, the oldest first, if most of what the files hold is not needed any
+    /// more. So the files are at most some four times as large as what is needed of them.
     fn move_forward(&self, index: &Index, writer: &mut Writer) -> Vec<Done<'static>> {
         let live: u64 = index.segments.values().map(|segment| segment.live).sum();
         let used = index.segments.len() as u64;
-        let mut done = Vec::new();
         if used <= SPARSE_SEGMENTS || 2 * live > used * self.segment_bytes {
-            return done;
+            return Vec::new();
         }
         let mut room = self.segment_bytes / MOVED_PART;
+        let mut sparse = BTreeSet::new();
         for (&number, segment) in index.segments.iter().filter(|(_, segment)| segment.live > 0) {
-            if segment.live > room {
-                break;
+            if segment.live <= room {
+                room -= segment.live;
+                sparse.insert(number);
             }
-            room -= segment.live;
-            for (shard, at, place) in index.entries_in(number) {
-                let mut value = vec![0; place.bytes as usize];
-                // One that cannot be read stays where it is, and is found out by its reader.
-                if segment.file.read_exact_at(&mut value, place.at).is_err() {
-                    tracing::error!(shard, index = at, segment = number, "an entry of the log cannot be copied");
-                    continue;
-                }
-                Item::Moved(at, &value).encode(shard, &mut writer.batch);
-                let end = writer.at + writer.batch.len() as u64;
-                let to = Place { segment: writer.head.number, at: end - u64::from(place.bytes), ..place };
-                done.push(Done::Move(shard, at, to));
-            }
+        }
+        let mut done = Vec::new();
+        for (shard, at, place) in index.entries_in(&sparse) {
+            // One that is damaged stays where it is, and is found out by its reader.
+            let Ok(value) = read_value(index, shard, at, &place) else {
+                tracing::error!(shard, index = at, segment = place.segment, "an entry of the log cannot be copied");
+                continue;
+            };
+            Item::Moved(at, &value).encode(shard, &mut writer.batch);
+            let end = writer.at + writer.batch.len() as u64;
+            let to = Place { segment: writer.head.number, at: end - u64::from(place.bytes), ..place };
+            done.push(Done::Move(shard, at, to));
         }
         done
     }
@@ -223,16 +225,19 @@ impl SegmentLog {
             segment.end = *at;
         }
         done.into_iter().for_each(|done| done.apply(&mut index));
-        self.reclaim(&mut index, writer);
+        // Nothing of these is needed any more: hard states and cuts are in the newest one.
+        let newest = head.number;
+        let unneeded = index.segments.extract_if(.., |number, segment| segment.live == 0 && *number != newest);
+        retired.extend(unneeded.map(|(_, segment)| (segment.slot, segment.file)));
+        drop(index);
+        self.remove_files(spare);
         Ok(())
     }
 
-    /// Retires the segments of which nothing is needed any more: hard states and cuts are in the newest one.
-    fn reclaim(&self, index: &mut Index, writer: &mut Writer) {
-        let newest = writer.head.number;
-        let unneeded = index.segments.extract_if(.., |number, segment| segment.live == 0 && *number != newest);
-        writer.retired.extend(unneeded.map(|(_, segment)| (segment.slot, segment.file)));
-        for (slot, _) in writer.spare.drain(SPARES_MAX.min(writer.spare.len())..) {
+    /// Removes files beyond those kept, a few at a time: each takes the disk a moment.
+    fn remove_files(&self, spare: &mut Vec<(u32, Arc<File>)>) {
+        let keep = spare.len().saturating_sub(REMOVED_MAX).max(SPARES_MAX).min(spare.len());
+        for (slot, _) in spare.drain(keep..) {
             if let Err(error) = std::fs::remove_file(slot_path(&self.dir, slot)) {
                 tracing::warn!(%error, slot, "a file of the Raft log that is not needed could not be removed");
             }
@@ -242,7 +247,9 @@ impl SegmentLog {
     /// Gathers a batch of about so many bytes; begins a segment if the newest has no room for it.
     fn gather(&self, writer: &mut Writer, bytes: usize) -> Result<Vec<Done<'static>>> {
         let room = self.segment_bytes.saturating_sub(writer.at);
-        if writer.file.is_none() || (bytes + BATCH_HEAD_BYTES) as u64 > room {
+        // A segment's first batch says all of the older ones.
+        let begun = writer.file.is_some() && writer.at > HEAD_BYTES;
+        if !begun || (bytes + BATCH_HEAD_BYTES) as u64 > room {
             return self.begin(writer);
         }
         writer.batch.clear();
@@ -405,6 +412,13 @@ impl RaftLog for SegmentLog {
 }
 
 fn read(index: &Index, shard: u16, at: u64, place: &Place) -> Result<Entry> {
+    let key = keys::log_key(shard, LogKind::Entry, at);
+    let value = read_value(index, shard, at, place)?;
+    value::decode_entry(&key, at, value.into()).map_err(|reason| Error::damaged(shard, "log entry", at, reason))
+}
+
+/// The entry's value, if it is whole.
+fn read_value(index: &Index, shard: u16, at: u64, place: &Place) -> Result<Vec<u8>> {
     let damaged = |reason| Error::damaged(shard, "log entry", at, reason);
     let segment = index.segments.get(&place.segment).ok_or_else(|| damaged("its segment is missing"))?;
     let mut bytes = vec![0; place.bytes as usize];
@@ -415,8 +429,10 @@ fn read(index: &Index, shard: u16, at: u64, place: &Place) -> Result<Entry> {
         }
         Err(error) => return Err(Error::Read { what: "the Raft log", reason: error.to_string() }),
     }
-    let key = keys::log_key(shard, LogKind::Entry, at);
-    value::decode_entry(&key, at, Bytes::from(bytes)).map_err(damaged)
+    match value::is_whole(&keys::log_key(shard, LogKind::Entry, at), &bytes) {
+        true => Ok(bytes),
+        false => Err(damaged("wrong checksum")),
+    }
 }
 
 fn write_at(file: &File, bytes: &[u8], at: u64) -> Result<()> {

@@ -15,11 +15,8 @@ fn open(dir: &Path) -> SegmentLog {
     try_open(dir).unwrap()
 }
 
-/// Files by the time of their last change, the newest last.
 fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()).collect();
-    files.sort_by_key(|path| std::fs::metadata(path).unwrap().modified().unwrap());
-    files
+    std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()).collect()
 }
 
 fn entries(indexes: Range<u64>, term: u64) -> Vec<Entry> {
@@ -270,7 +267,8 @@ fn a_segment_that_was_begun_and_not_used_is_nothing() {
     // As a node that crashes at its first write after each of three starts.
     for _ in 0..3 {
         append(&open(dir.path()), 1, &entries(4..6, 1)).unwrap();
-        let newest = files(dir.path()).pop().unwrap();
+        // The same file each time, as it is free again.
+        let newest = dir.path().join("000001.seg");
         let bytes = std::fs::read(&newest).unwrap();
         std::fs::write(&newest, &bytes[..bytes.len() - 40]).unwrap();
         assert_eq!(open(dir.path()).load(1).unwrap().last_index, 3);
@@ -318,7 +316,7 @@ fn damage_is_told_from_the_end() {
     let bytes = std::fs::read(&file).unwrap();
     let image = dir.path().join("image");
     let (mut refused, mut whole, mut short) = (0, 0, 0);
-    for at in (0..30).chain(2_040..2_080).chain(4_096..bytes.len()) {
+    for at in (0..30).chain(4_090..4_130).chain(8_192..bytes.len()) {
         let _ = std::fs::remove_dir_all(&image);
         std::fs::create_dir(&image).unwrap();
         let mut damaged = bytes.clone();
@@ -379,6 +377,62 @@ fn a_missing_or_damaged_older_segment_is_refused() {
         error.is_some()
     });
     assert_eq!(damaged.count(), 1);
+}
+
+#[test]
+fn many_entries_that_stay_do_not_keep_all_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    // One shard of ten is never cut: a segment soon holds more of it than is copied at a time.
+    let mut most = 0;
+    for index in 1..=1_500 {
+        for shard in 1..=10 {
+            let mut added = entries(index..index + 1, 1);
+            added[0].data = vec![7; 600].into();
+            append(&log, shard, &added).unwrap();
+        }
+        (2..=10).for_each(|shard| log.truncate_prefix(shard, index, 1).unwrap());
+        most = most.max(log.files().0);
+    }
+    let needed = 1_500 * 650 / SEGMENT;
+    assert!(most <= 5 * needed, "{most} files for the bytes of {needed}");
+    drop(log);
+    assert_eq!(terms(&open(dir.path()), 1).len(), 1_500);
+}
+
+#[test]
+fn a_file_whose_head_is_damaged_is_not_taken_for_a_free_one() {
+    let dir = tempfile::tempdir().unwrap();
+    append(&open(dir.path()), 1, &entries(1..4, 1)).unwrap();
+    let file = files(dir.path()).pop().unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    let mut damaged = bytes.clone();
+    damaged[..8_192].iter_mut().for_each(|byte| *byte ^= 0xff);
+    std::fs::write(&file, damaged).unwrap();
+    assert!(matches!(try_open(dir.path()), Err(Error::Folder { .. })));
+    std::fs::write(&file, bytes).unwrap();
+    // One that was made and never begun is free; other files are nobody's.
+    std::fs::write(dir.path().join("000007.seg"), vec![0; 100]).unwrap();
+    std::fs::write(dir.path().join("9.seg"), b"what is this").unwrap();
+    std::fs::write(dir.path().join("4294967295.seg"), b"or this").unwrap();
+    let log = open(dir.path());
+    assert_eq!((log.load(1).unwrap().last_index, log.files()), (3, (1, 1)));
+}
+
+#[test]
+fn a_removed_shard_that_is_made_anew_has_nothing_of_the_old_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let mut large = entries(1..2, 1);
+    large[0].data = vec![1; SEGMENT / 2].into();
+    append(&log, 2, &large).unwrap();
+    append(&log, 1, &entries(1..9, 1)).unwrap();
+    log.truncate_prefix(1, 5, 1).unwrap();
+    log.remove(1).unwrap();
+    drop(log);
+    // The first batch of the segment that begins now is its first append.
+    append(&open(dir.path()), 1, &entries(1..2, 7)).unwrap();
+    assert_eq!(terms(&open(dir.path()), 1), [(1, 7)]);
 }
 
 #[test]
