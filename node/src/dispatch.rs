@@ -6,6 +6,7 @@
 
 use crate::directory::{Counters, Directory, ShardSlot};
 use crate::error::Error;
+use crate::lease_ask::LeaseAsk;
 use crate::request::{Body, Fault, LeaseFor, LeasedJob};
 use crate::router::{Router, call, pack};
 use crate::store::state::StateStore;
@@ -19,7 +20,6 @@ use moso_queue::meta::{MetaView, QueueEntry};
 use moso_queue::ready::Wanted;
 use prost::Message as _;
 use rand::Rng;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -63,65 +63,6 @@ pub struct Ask {
     pub worker: Arc<str>,
     /// How long to wait for work.
     pub wait: Duration,
-}
-
-/// A request passed to a shard's leader.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LeaseAsk {
-    /// Queue.
-    pub queue: u32,
-    /// Most jobs.
-    pub max: u32,
-    /// By age alone.
-    pub by_age: bool,
-    /// Task, if only its jobs are wanted.
-    pub task: Option<u64>,
-    /// Session.
-    pub session: u64,
-    /// Number of its request, counted round.
-    pub request: u32,
-    /// Worker's name.
-    pub worker: String,
-    /// What the worker has.
-    pub offer: Offer,
-}
-
-/// [`WorkerOffer`] as it goes between nodes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Offer {
-    numbers: [u32; 4],
-    resource_type: String,
-    tags: Vec<String>,
-    label: String,
-    owner: String,
-}
-
-impl From<&WorkerOffer> for Offer {
-    fn from(offer: &WorkerOffer) -> Self {
-        Offer {
-            numbers: [offer.cores, offer.memory_mib, offer.disk_mib, offer.remaining_s],
-            resource_type: offer.resource_type.to_string(),
-            tags: offer.tags.iter().map(|t| t.to_string()).collect(),
-            label: offer.label.to_string(),
-            owner: offer.owner.to_string(),
-        }
-    }
-}
-
-impl From<Offer> for WorkerOffer {
-    fn from(offer: Offer) -> Self {
-        let [cores, memory_mib, disk_mib, remaining_s] = offer.numbers;
-        WorkerOffer {
-            cores,
-            memory_mib,
-            disk_mib,
-            remaining_s,
-            resource_type: offer.resource_type.into(),
-            tags: offer.tags.into_iter().map(Into::into).collect(),
-            label: offer.label.into(),
-            owner: offer.owner.into(),
-        }
-    }
 }
 
 /// Ends the waiting of a request whose worker has gone or asked anew. A lease under way still comes to its end.

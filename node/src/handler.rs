@@ -1,7 +1,8 @@
 //! What other nodes send: Raft messages to the reactors, calls to the leaders here, hints to the directory.
 
-use crate::dispatch::{Dispatcher, LeaseAsk};
+use crate::dispatch::Dispatcher;
 use crate::hints::{self, HintFrame};
+use crate::lease_ask::LeaseAsk;
 use crate::peer::PeerHandler;
 use crate::query;
 use crate::reactor::{Mailbox, reactor_of};

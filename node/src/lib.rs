@@ -24,6 +24,7 @@ pub mod group;
 pub mod handler;
 pub mod hints;
 pub mod http;
+pub mod lease_ask;
 pub mod limits;
 pub mod log_writer;
 pub mod meta_group;

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 pub mod call {
     /// An encoded command.
     pub const COMMAND: u8 = 1;
-    /// [`crate::dispatch::LeaseAsk`].
+    /// [`crate::lease_ask::LeaseAsk`].
     pub const LEASE: u8 = 2;
     /// Heartbeats.
     pub const HEARTBEAT: u8 = 3;
