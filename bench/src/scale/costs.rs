@@ -1,7 +1,7 @@
 //! What each step costs, in one place: everything that the model and the simulation know of moso's speed.
 //!
 //! A default is one of three kinds, and [`SOURCES`] says which. *Measured*: it follows from a figure of
-//! `bench/README.md`, and the command beside it gives it anew. *Counted*: it is a constant or an encoding in the code.
+//! `bench/SCALE.md`, and the command beside it gives it anew. *Counted*: it is a constant or an encoding in the code.
 //! *Assumed*: nothing has measured it yet; the command beside it would, and `bench/SCALE.md` says what hangs on it.
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,7 +16,8 @@ pub struct Costs {
     pub call_us: f64,
     /// A job in such a call: decoded, encoded, its body copied. µs.
     pub call_job_us: f64,
-    /// A frame between two nodes: both sides' system calls and wake-ups together. µs.
+    /// A frame between two nodes: both sides' system calls and wake-ups together. Raft's frames are written by reactors
+    /// and log writers, which is part of `entry_us` and `write_us`: of them only the reader's half is charged. µs.
     pub frame_us: f64,
     /// A message in a frame, both sides together. µs.
     pub message_us: f64,
@@ -24,15 +25,15 @@ pub struct Costs {
     pub coalesce_us: f64,
     /// A command at a replica, its jobs aside. µs.
     pub command_us: f64,
-    /// A Raft entry at a replica: proposed or appended, committed, its batch to the state store. µs.
+    /// A Raft entry at a replica: proposed or appended, sent, committed. µs.
     pub entry_us: f64,
     /// A job in a command at the leader: applied, filed or leased, its record stored. µs.
     pub job_leader_us: f64,
     /// The same at a follower. µs.
     pub job_follower_us: f64,
-    /// A write to the log and its sync: CPU. µs.
+    /// A write to the log, its sync, and what is sent after it: CPU. µs.
     pub write_us: f64,
-    /// A write to the log and its sync: how long it takes. µs.
+    /// A write to the log and its sync: how long it takes beside that. µs.
     pub sync_us: f64,
     /// A heartbeat message at the node that the worker is connected to. µs.
     pub beat_call_us: f64,
@@ -54,7 +55,8 @@ pub struct Costs {
     pub generator_call_us: f64,
     /// A job at the load generator, all its steps. µs.
     pub generator_job_us: f64,
-    /// Written by one replica for a job's whole life, log, memtables and compactions. Bytes.
+    /// Written by one replica for a job's whole life, log, memtables and compactions, if it lives for more than 0.3 s: what
+    /// comes and goes sooner is only in the log. Bytes.
     pub disk_job_bytes: f64,
     /// A job in a message between nodes or to a worker, its body aside. Bytes.
     pub wire_job_bytes: f64,
@@ -72,7 +74,7 @@ pub struct Costs {
     pub wire_usage_entry_bytes: f64,
     /// Resident memory of a live job on a replica. Bytes.
     pub job_bytes: f64,
-    /// Resident memory of a node without shards: the log's memtables, the states' memtables, the block cache. Bytes.
+    /// Resident memory of a node without shards: the states' memtables, the block cache, a write of the log. Bytes.
     pub node_bytes: f64,
     /// Resident memory of an empty replica: a RocksDB instance of its own. Bytes.
     pub replica_bytes: f64,
@@ -88,7 +90,7 @@ pub struct Costs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// From a figure of `bench/README.md`.
+    /// From a figure of `bench/SCALE.md`.
     Measured,
     /// From the code.
     Counted,
@@ -97,11 +99,13 @@ pub enum Kind {
 }
 
 /// Whole life cycles, batches of 100.
-const LIFE_100: &str = "lifecycle --nodes 3 --jobs 500000 --batch 100 --body 1024 --queues 8";
+const LIFE_100: &str = "lifecycle --nodes 3 --jobs 1600000 --batch 100 --body 1024 --queues 8";
 /// Whole life cycles, one job a call.
-const LIFE_1: &str = "lifecycle --nodes 3 --jobs 100000 --batch 1 --body 1024 --queues 8";
-/// The same, with `perf record` on the nodes for the parts.
-const PERF_1: &str = "perf record on the nodes under: latency --nodes 3 --rate 5000 --seconds 15";
+const LIFE_1: &str = "lifecycle --nodes 3 --jobs 220000 --batch 1 --body 1024 --queues 8";
+/// One job a call at half of that rate, with `perf` on the nodes for the threads' parts and the system calls.
+const PERF_1: &str = "perf record and perf trace on the nodes under: latency --nodes 3 --rate 5000 --seconds 20";
+/// The same where threads need not wait for a core.
+const STAGES: &str = "moso_stage_seconds and system calls under: latency --rate 5000, a machine for each node";
 /// Heartbeats at the highest rate.
 const FLOOD: &str = "running --nodes 3 --jobs 200000 --heartbeat 60s --flood --seconds 15";
 /// A million held jobs.
@@ -121,13 +125,13 @@ pub const SOURCES: [(&str, Kind, &str); 35] = [
     ("call_job_us", Kind::Assumed, LIFE_100),
     ("frame_us", Kind::Measured, PERF_1),
     ("message_us", Kind::Measured, FLOOD),
-    ("coalesce_us", Kind::Measured, PERF_1),
+    ("coalesce_us", Kind::Assumed, STAGES),
     ("command_us", Kind::Measured, LIFE_1),
     ("entry_us", Kind::Measured, LIFE_1),
     ("job_leader_us", Kind::Assumed, ALONE),
     ("job_follower_us", Kind::Assumed, ALONE),
     ("write_us", Kind::Measured, PERF_1),
-    ("sync_us", Kind::Measured, PERF_1),
+    ("sync_us", Kind::Assumed, STAGES),
     ("beat_call_us", Kind::Measured, FLOOD),
     ("part_us", Kind::Measured, FLOOD),
     ("beat_us", Kind::Measured, FLOOD),
@@ -136,7 +140,7 @@ pub const SOURCES: [(&str, Kind, &str); 35] = [
     ("scan_entry_us", Kind::Measured, CALIBRATE),
     ("usage_entry_us", Kind::Measured, CALIBRATE),
     ("takeover_job_us", Kind::Assumed, "replay --nodes 3 --kill-every 20s, with MOSO_LOG=debug"),
-    ("generator_call_us", Kind::Assumed, LIFE_1),
+    ("generator_call_us", Kind::Measured, LIFE_1),
     ("generator_job_us", Kind::Measured, LIFE_100),
     ("disk_job_bytes", Kind::Measured, LIFE_100),
     ("wire_job_bytes", Kind::Counted, "client/proto/proto, node/queue/src/command/encoding.rs"),
@@ -147,7 +151,7 @@ pub const SOURCES: [(&str, Kind, &str); 35] = [
     ("wire_hint_entry_bytes", Kind::Counted, "node/src/hints.rs QueueHint, as postcard"),
     ("wire_usage_entry_bytes", Kind::Counted, "node/src/directory.rs Usage, as postcard"),
     ("job_bytes", Kind::Measured, HELD),
-    ("node_bytes", Kind::Counted, "node/src/config.rs: 3 * 64 + 192 + 64 MiB"),
+    ("node_bytes", Kind::Counted, "node/src/config.rs: 192 + 64 MiB; node/src/log_writer.rs WRITE_BYTES_MAX: 8 MiB"),
     ("replica_bytes", Kind::Assumed, IDLE_SHARDS),
     ("connection_bytes", Kind::Counted, "node/src/limits.rs PEER_READ_BYTES"),
     ("session_bytes", Kind::Counted, "node/src/sessions.rs STREAMS_MAX"),
@@ -157,18 +161,18 @@ pub const SOURCES: [(&str, Kind, &str); 35] = [
 impl Default for Costs {
     fn default() -> Self {
         Costs {
-            call_us: 23.0,
+            call_us: 14.0,
             call_job_us: 0.5,
             frame_us: 12.0,
             message_us: 0.5,
             coalesce_us: 250.0,
-            command_us: 5.0,
-            entry_us: 14.0,
-            job_leader_us: 3.4,
-            job_follower_us: 2.3,
-            write_us: 40.0,
+            command_us: 1.0,
+            entry_us: 21.0,
+            job_leader_us: 2.6,
+            job_follower_us: 1.7,
+            write_us: 230.0,
             sync_us: 300.0,
-            beat_call_us: 12.0,
+            beat_call_us: 14.0,
             part_us: 1.0,
             beat_us: 0.05,
             tick_us: 1.0,
@@ -176,9 +180,9 @@ impl Default for Costs {
             scan_entry_us: 0.000_3,
             usage_entry_us: 0.042,
             takeover_job_us: 0.5,
-            generator_call_us: 23.0,
-            generator_job_us: 2.4,
-            disk_job_bytes: 3_253.0,
+            generator_call_us: 8.4,
+            generator_job_us: 2.8,
+            disk_job_bytes: 2_692.0,
             wire_job_bytes: 60.0,
             wire_frame_bytes: 80.0,
             wire_raft_bytes: 60.0,
@@ -186,8 +190,8 @@ impl Default for Costs {
             wire_hint_shard_bytes: 40.0,
             wire_hint_entry_bytes: 5.0,
             wire_usage_entry_bytes: 8.0,
-            job_bytes: 577.0,
-            node_bytes: 448.0 * 1024.0 * 1024.0,
+            job_bytes: 547.0,
+            node_bytes: 264.0 * 1024.0 * 1024.0,
             replica_bytes: 1024.0 * 1024.0,
             connection_bytes: 64.0 * 1024.0,
             session_bytes: 10.0 * 1024.0,

@@ -21,8 +21,8 @@ pub const UNPERSISTED_MAX: f64 = 2.0;
 const ENTRIES_UNDER_WAY: f64 = 3.0;
 /// Streams of workers that a node takes (`node/src/sessions.rs`).
 const STREAMS_MAX: f64 = 200_000.0;
-/// Learners in the meta group's record (`CONF_MEMBERS_MAX` in `node/src/limits.rs`) and its voters.
-pub const META_MEMBERS_MAX: usize = 64 + 5;
+/// Nodes of a cluster (`MEMBERS_MAX` in `node/src/limits.rs`).
+const MEMBERS_MAX: usize = 1_000;
 
 /// A resource of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -260,8 +260,8 @@ impl<'a> Model<'a> {
     pub fn obstacles(&self) -> Vec<String> {
         let mut found = Vec::new();
         let (nodes, estimate) = (self.cluster.nodes, self.at(0.0));
-        if nodes > META_MEMBERS_MAX {
-            found.push(format!("the meta group's record takes {META_MEMBERS_MAX} members, not {nodes}"));
+        if nodes > MEMBERS_MAX {
+            found.push(format!("a cluster takes {MEMBERS_MAX} members, not {nodes}"));
         }
         if estimate.sessions > STREAMS_MAX {
             found.push(format!("{:.0} sessions a node: it takes {STREAMS_MAX}", estimate.sessions));
@@ -295,7 +295,7 @@ impl<'a> Model<'a> {
     fn flow(&self, rate: f64, hints: Hints) -> Flow {
         let commands = STEPS * rate / self.load.batch / self.shards();
         // A write is joined half-way through the one before it, in the mean.
-        let persisted_s = 1.5 * self.costs.sync_us / 1e6;
+        let persisted_s = 1.5 * self.persist_s();
         let many = commands / (1.0 + commands * persisted_s / UNPERSISTED_MAX);
         let few = many.min(commands / (self.load.in_flight / ENTRIES_UNDER_WAY).max(1.0));
         let (rest, prompt) = (self.hints_per_s(0.0), self.hints_per_s(rate));
@@ -310,6 +310,11 @@ impl<'a> Model<'a> {
             }),
         };
         with(largest(few, many, |entries| self.used_by_shards(&with(entries, sent)) <= 1.0), sent)
+    }
+
+    /// From a write to the log until the next one may begin, s.
+    fn persist_s(&self) -> f64 {
+        (self.costs.write_us + self.costs.sync_us) / 1e6
     }
 
     /// Hints a second of a node, if nothing holds them up.
@@ -362,7 +367,8 @@ impl<'a> Model<'a> {
         ((led + followed) * TICKS_PER_S + beats) * self.costs.tick_us
     }
 
-    /// Messages and frames between nodes, per node: each is sent by one and received by another.
+    /// Messages and frames between nodes, per node: each is sent by one and received by another. Raft's are written by
+    /// reactors and log writers, so half of them is none of this.
     fn peer_us(&self, flow: &Flow) -> f64 {
         let c = self.costs;
         let led = self.led;
@@ -375,8 +381,8 @@ impl<'a> Model<'a> {
         // Leases, reports and parts of heartbeats to leaders elsewhere, and their answers, over all links.
         let forwarded = 2.0 * self.forwarded(flow);
         let forward_frames = if self.others() > 0.0 { self.others() * frames(forwarded / self.others()) } else { 0.0 };
-        let messages = raft_links * (raft + led * RAFT_BEATS_PER_S) + forwarded;
-        (raft_links * (frames(raft) + bursts) + forward_frames) * c.frame_us + messages * c.message_us
+        let messages = raft_links / 2.0 * (raft + led * RAFT_BEATS_PER_S) + forwarded;
+        (raft_links / 2.0 * (frames(raft) + bursts) + forward_frames) * c.frame_us + messages * c.message_us
     }
 
     /// Requests a second that a node passes on. Clients submit at the leader.
@@ -462,7 +468,7 @@ impl<'a> Model<'a> {
     /// What arrives while a write is synced goes into the next.
     fn syncs(&self, flow: &Flow) -> f64 {
         let appends = self.replicas * flow.entries;
-        appends / (1.0 + appends * self.costs.sync_us / 1e6)
+        appends / (1.0 + appends * self.persist_s())
     }
 
     /// Cores of the load generator.

@@ -325,7 +325,8 @@ impl<'a> Simulation<'a> {
         if fresh {
             *link = now.max(1);
         }
-        let done = self.work(from, Thread::Api, self.side_us(fresh));
+        // Raft's frames leave with the turn or the write.
+        let done = if raft { now } else { self.work(from, Thread::Api, self.side_us(fresh)) };
         (done + us(self.plan.cluster.machine.latency_us), fresh)
     }
 
