@@ -135,17 +135,7 @@ impl Unwritten {
 
     /// All of it was written, as the machine is now.
     pub fn written(&mut self, machine: &Machine) {
-        self.jobs.clear();
-        self.tasks.clear();
-        self.classes.clear();
-        self.bodies.clear();
-        self.bodies_dropped.clear();
-        self.changes.clear();
-        self.ended_jobs.clear();
-        self.ended_tasks.clear();
-        self.submissions.clear();
-        self.submissions_below = None;
-        self.stored_below = machine.next_seq();
+        *self = Unwritten::new(machine);
     }
 }
 

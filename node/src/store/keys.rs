@@ -1,16 +1,4 @@
-//! Every key on disk. Numbers are big endian, so that RocksDB's order is the order of the numbers.
-//!
-//! The log, one column family:
-//!
-//! ```text
-//!  0       2      3              11
-//! +-------+------+--------------+
-//! | shard | kind | index        |   kind 0: hard state, index 0
-//! +-------+------+--------------+        1: where the log was cut, index 0
-//!                                        2: the entry at index
-//! ```
-//!
-//! The state of a replica:
+//! Every key of the states on disk. Numbers are big endian, so that RocksDB's order is the order of the numbers.
 //!
 //! ```text
 //! hot    00 | kind u8           the store's own: 0 applied position, 1 configuration, 2 format
@@ -26,44 +14,6 @@
 //!
 //! A day is the number of days since 1970-01-01, UTC, of the end of the job or of the row. It comes first, so that whole
 //! days are dropped as one range.
-
-/// Bytes of a key of the log.
-pub const LOG_KEY_BYTES: usize = 11;
-
-/// What a key of the log names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum LogKind {
-    /// Term, vote and commit index.
-    HardState = 0,
-    /// Index and term of the last entry that was cut off.
-    Truncated = 1,
-    /// An entry.
-    Entry = 2,
-}
-
-/// A key of the log.
-pub fn log_key(shard: u16, kind: LogKind, index: u64) -> [u8; LOG_KEY_BYTES] {
-    let mut key = [0; LOG_KEY_BYTES];
-    key[..2].copy_from_slice(&shard.to_be_bytes());
-    key[2] = kind as u8;
-    key[3..].copy_from_slice(&index.to_be_bytes());
-    key
-}
-
-/// First and last-but-one key of all that the log holds of a shard, as a half-open range.
-pub fn log_shard_range(shard: u16) -> ([u8; LOG_KEY_BYTES], [u8; LOG_KEY_BYTES]) {
-    let mut end = log_key(shard, LogKind::Entry, 0);
-    end[2] = u8::MAX;
-    (log_key(shard, LogKind::HardState, 0), end)
-}
-
-/// The index of an entry's key, if it is one of this shard's.
-pub fn log_entry_index(shard: u16, key: &[u8]) -> Option<u64> {
-    let key: &[u8; LOG_KEY_BYTES] = key.try_into().ok()?;
-    let head = log_key(shard, LogKind::Entry, 0);
-    (key[..3] == head[..3]).then(|| be_u64(&key[3..]))
-}
 
 /// The applied position.
 pub const APPLIED: [u8; 2] = [PREFIX_STORE, 0];

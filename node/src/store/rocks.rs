@@ -43,8 +43,7 @@ pub struct SharedRocks {
 }
 
 impl SharedRocks {
-    /// Makes cache, memtable budget and threads. One per process: RocksDB's threads are the process's, and serve the log's
-    /// flushes as well.
+    /// Makes cache, memtable budget and threads. One per process: RocksDB's threads are the process's.
     ///
     /// # Errors
     /// `Fatal` if RocksDB cannot make its environment.
@@ -89,7 +88,7 @@ impl SharedRocks {
     }
 }
 
-/// Options of every instance, the log's too.
+/// Options of every instance.
 pub(super) fn base_options(env: &Env) -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);

@@ -1,5 +1,6 @@
 //! The bytes of what the stores write themselves. Everything starts with [`VERSION`] and carries a checksum over its key
-//! as well: RocksDB guards its blocks, this guards the way from and to them, and finds a value under a wrong key.
+//! as well: RocksDB guards its blocks, this guards the way from and to them, and finds a value under a wrong key. An
+//! entry's key is its name: shard and index.
 //!
 //! ```text
 //! entry       version u8 | type u8 | term u64 | crc32c u32 | context length u16 | context | payload
@@ -17,10 +18,20 @@ use raft::eraftpb::{ConfState, Entry, EntryType};
 pub(super) const VERSION: u8 = 1;
 
 const ENTRY_HEAD_BYTES: usize = 16;
+const ENTRY_KEY_BYTES: usize = 11;
+const ENTRY_KEY_KIND: u8 = 2;
 const HEAD_BYTES: usize = 5;
 
 /// What is wrong with stored bytes.
 pub(super) type Decoded<T> = Result<T, &'static str>;
+
+/// The name of an entry: what its checksum covers beside its value.
+pub(super) fn entry_key(shard: u16, index: u64) -> [u8; ENTRY_KEY_BYTES] {
+    let mut key = [ENTRY_KEY_KIND; ENTRY_KEY_BYTES];
+    key[..2].copy_from_slice(&shard.to_be_bytes());
+    key[3..].copy_from_slice(&index.to_be_bytes());
+    key
+}
 
 /// `Err` says why an entry cannot be stored.
 pub(super) fn check_entry(entry: &Entry) -> Result<(), &'static str> {

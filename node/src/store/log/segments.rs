@@ -10,7 +10,6 @@ use super::index::{Index, Place, Segment};
 use super::{INDEX_MAX, LogOptions, LogState, RaftLog, ShardAppend, recover};
 use crate::error::{Error, Result};
 use crate::limits::LOG_WRITE_BYTES_MAX;
-use crate::store::keys::{self, LogKind};
 use crate::store::value;
 use raft::eraftpb::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -336,7 +335,7 @@ impl RaftLog for SegmentLog {
                 done.push(Done::Drop(shard, first.index));
             }
             for entry in append.entries {
-                let key = keys::log_key(shard, LogKind::Entry, entry.index);
+                let key = value::entry_key(shard, entry.index);
                 value::encode_entry(&key, entry, &mut value)
                     .map_err(|reason| Error::contract(shard, format!("entry {}: {reason}", entry.index)))?;
                 Item::Entry(entry.index, &value).encode(shard, &mut writer.batch);
@@ -412,7 +411,7 @@ impl RaftLog for SegmentLog {
 }
 
 fn read(index: &Index, shard: u16, at: u64, place: &Place) -> Result<Entry> {
-    let key = keys::log_key(shard, LogKind::Entry, at);
+    let key = value::entry_key(shard, at);
     let value = read_value(index, shard, at, place)?;
     value::decode_entry(&key, at, value.into()).map_err(|reason| Error::damaged(shard, "log entry", at, reason))
 }
@@ -429,7 +428,7 @@ fn read_value(index: &Index, shard: u16, at: u64, place: &Place) -> Result<Vec<u
         }
         Err(error) => return Err(Error::Read { what: "the Raft log", reason: error.to_string() }),
     }
-    match value::is_whole(&keys::log_key(shard, LogKind::Entry, at), &bytes) {
+    match value::is_whole(&value::entry_key(shard, at), &bytes) {
         true => Ok(bytes),
         false => Err(damaged("wrong checksum")),
     }
