@@ -64,10 +64,10 @@ fn a_higher_rate_uses_more_and_waits_longer() {
 #[test]
 fn it_saturates_where_the_model_says() {
     let costs = Costs::default();
-    for (nodes, shards, batch) in [(3, 18, 100.0), (10, 64, 100.0), (10, 640, 1.0)] {
+    for (nodes, shards, batch) in [(3, 6, 100.0), (3, 18, 100.0), (10, 64, 100.0), (10, 640, 1.0)] {
         let (cluster, load) = (cluster(nodes, shards), load(batch));
         let max = Model::new(&cluster, &load, &costs).max_rate().expect("it runs");
-        let done = run(&plan(&cluster, &load, &costs, Drive::Closed(shards * 16)));
+        let done = run(&plan(&cluster, &load, &costs, Drive::Closed((shards * 16).max(288))));
         let ratio = done.jobs_per_s / max;
         assert!((0.75..1.25).contains(&ratio), "{nodes} nodes, batch {batch}: {} of {max}", done.jobs_per_s);
     }
