@@ -4,10 +4,12 @@
 
 mod common;
 
-use common::Cluster;
 use common::load::Load;
+use common::{Cluster, DEADLINE, task};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use moso::{LocalCluster, LocalOptions};
-use moso_client::Client;
+use moso_client::{Client, ClientOptions, Code, Submission};
 use std::time::Duration;
 
 /// Jobs that run between two disturbances.
@@ -81,6 +83,44 @@ async fn nodes_are_stopped_and_started_one_by_one() {
     }
     load.progress(JOBS).await;
     load.settle(&cluster).await;
+    cluster.nodes.stop().await.unwrap();
+}
+
+/// More than a stream may have under way: what waits for a quorum must not keep the stream from being read.
+const CROWD: usize = 9_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn submissions_beyond_those_that_wait_for_a_quorum_are_told_to_come_back() {
+    let mut cluster = Cluster::start().await;
+    cluster.queue("Q").await;
+    for node in 2..=3 {
+        cluster.nodes.pause(node).unwrap();
+    }
+    let options = ClientOptions {
+        call_deadline: DEADLINE,
+        retry_budget: Duration::ZERO,
+        discover: false,
+        ..ClientOptions::default()
+    };
+    let alone = Client::connect_with([cluster.nodes.addrs()[0].clone()], options).await.unwrap();
+    let submit = |_| alone.submit(Submission::new(task("Q")).job("x"));
+    let mut asked: FuturesUnordered<_> = (0..CROWD).map(submit).collect();
+    let refused = async {
+        let mut refused = 0;
+        while refused < 100 {
+            let error = asked.next().await.expect("most of them wait").unwrap_err();
+            // Others are refused for want of calls to the nodes that do not answer.
+            assert_eq!(error.code(), Some(Code::Busy), "{error}");
+            refused += usize::from(error.to_string().contains("too many submissions"));
+        }
+    };
+    tokio::time::timeout(DEADLINE, refused).await.expect("the stream is read");
+    drop(asked);
+    for node in 2..=3 {
+        cluster.nodes.resume(node).unwrap();
+    }
+    cluster.submit_one(task("Q")).await;
+    cluster.nodes.check().unwrap();
     cluster.nodes.stop().await.unwrap();
 }
 
