@@ -64,6 +64,11 @@ impl EntryCache {
         }
     }
 
+    /// Drops all entries.
+    pub(crate) fn clear(&mut self) {
+        (self.entries, self.bytes) = (VecDeque::new(), 0);
+    }
+
     /// Drops all entries at and below `index`.
     pub(crate) fn truncate_to(&mut self, index: u64) {
         while self.first().is_some_and(|first| first <= index) {

@@ -93,6 +93,9 @@ pub struct CoreOutput<T> {
     pub signals: Vec<Signal>,
     /// Changed role.
     pub role: Option<Role>,
+    /// The copy given to [`Core::prepare`] took the place of the state. Its store is the one to write to from now on; the
+    /// log may be cut nowhere but by the appends of this output, which begin it anew.
+    pub restored: Option<Position>,
 }
 
 impl<T> Default for CoreOutput<T> {
@@ -105,6 +108,7 @@ impl<T> Default for CoreOutput<T> {
             reads: Vec::new(),
             signals: Vec::new(),
             role: None,
+            restored: None,
         }
     }
 }
@@ -146,6 +150,8 @@ pub struct Core<T> {
     /// Bytes of the entries applied and not written.
     unwritten_bytes: usize,
     applied: Position,
+    /// A copy of the state that may take its place, and its position.
+    prepared: Option<(Machine, Position)>,
     conf_state: Option<ConfState>,
     /// Something was applied since the last write.
     ahead: bool,
@@ -183,6 +189,7 @@ impl<T> Core<T> {
             stuck: None,
             effects: Effects::default(),
             applied,
+            prepared: None,
             conf_state: None,
             ahead: false,
             reads: VecDeque::new(),
@@ -253,6 +260,19 @@ impl<T> Core<T> {
         self.unwritten_bytes = 0;
         self.unwritten.written(&self.machine);
         self.conf_state = None;
+    }
+
+    /// Gives a copy of a leader's state as of `at`, to take the place of this replica's when that leader's snapshot comes.
+    /// It replaces an earlier one.
+    pub fn prepare(&mut self, machine: Machine, at: Position) {
+        self.replica.expect_snapshot(Some(at));
+        self.prepared = Some((machine, at));
+    }
+
+    /// The copy that was prepared is of no use any more.
+    pub fn unprepare(&mut self) {
+        self.replica.expect_snapshot(None);
+        self.prepared = None;
     }
 
     /// Gathers an encoded command; whoever waits gets the answer from a later [`Core::turn`].
@@ -435,6 +455,9 @@ impl<T> Core<T> {
         while let Some(output) = self.replica.take_output()? {
             out.messages.extend(output.messages);
             out.appends.extend(output.append);
+            if let Some(at) = output.restore {
+                self.restore(at, out);
+            }
             for committed in output.committed {
                 self.apply(committed.position, committed.payload, now_ms, out)?;
             }
@@ -501,6 +524,17 @@ impl<T> Core<T> {
             out.answers.extend(answered);
         }
         Ok(())
+    }
+
+    /// What was applied and not written is part of the snapshot, or was never decided.
+    fn restore(&mut self, at: Position, out: &mut CoreOutput<T>) {
+        let (machine, prepared_at) = self.prepared.take().expect("only a snapshot that is prepared is taken");
+        assert_eq!(prepared_at, at, "only the snapshot that is prepared is taken");
+        self.machine = machine;
+        self.unwritten = Unwritten::new(&self.machine);
+        (self.unwritten_bytes, self.ahead, self.conf_state) = (0, false, None);
+        self.applied = at;
+        out.restored = Some(at);
     }
 
     fn change_role(&mut self, role: Role, out: &mut CoreOutput<T>) {

@@ -4,10 +4,11 @@
 //! what it asks, in this order:
 //!
 //! 1. send [`Output::messages`];
-//! 2. hand [`Output::append`] to the log writer, which writes all shards' appends in one batch with one sync, tells the
+//! 2. with [`Output::restore`], replace the state by the copy that was announced;
+//! 3. hand [`Output::append`] to the log writer, which writes all shards' appends in one batch with one sync, tells the
 //!    replica by [`Replica::persisted`], and sends the append's messages;
-//! 3. apply [`Output::committed`] to the state, and call [`Replica::applied`];
-//! 4. answer [`Output::reads`], and act on [`Output::role_change`].
+//! 4. apply [`Output::committed`] to the state, and call [`Replica::applied`];
+//! 5. answer [`Output::reads`], and act on [`Output::role_change`].
 //!
 //! What the owner may rely on:
 //!
@@ -25,12 +26,14 @@ mod inbound;
 mod leading;
 pub mod leases;
 pub mod limits;
+pub mod members;
 pub mod meta_core;
 mod output;
 mod pending;
 mod quorum;
 mod replica;
 mod settlements;
+mod snapshots;
 mod storage;
 mod terms;
 pub mod timeouts;
@@ -48,4 +51,4 @@ pub use raft::eraftpb::{
     ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType,
 };
 pub use replica::Replica;
-pub use storage::{Durable, LogReader};
+pub use storage::{Durable, FOUNDING, LogReader};

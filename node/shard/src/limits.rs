@@ -17,8 +17,13 @@ pub const APPEND_ENTRIES_MAX: usize = 1024;
 /// Bytes of a message's context: a read's id (8) or Raft's mark of a transfer campaign (16).
 pub const CONTEXT_BYTES_MAX: usize = 32;
 
-/// Voters and learners of one shard, old and new configuration together. Five replicas being moved make ten.
-pub const MEMBERS_MAX: usize = 16;
+/// Members of one group in each of its four lists. A shard has five and as many that join; of the meta group every node is
+/// a member.
+pub const MEMBERS_MAX: usize = 1_000;
+
+/// Entries that a learner may lack when it gets its vote: about what a loaded shard has under way. One that lacked more
+/// would hold up every commit that needs it.
+pub const PROMOTE_LAG_MAX: u64 = 1_024;
 
 /// Greatest term and index accepted from a peer. A term near `u64::MAX` would leave no next one to campaign in; at a
 /// million entries a second this index is reached after 146 thousand years.

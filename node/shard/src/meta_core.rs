@@ -45,6 +45,7 @@ pub struct MetaCore<T> {
     machine: MetaMachine,
     pending: Pending<T>,
     applied: Position,
+    prepared: Option<(MetaMachine, Position)>,
     conf_state: Option<ConfState>,
     unwritten: bool,
     reads: VecDeque<(u64, u64)>,
@@ -60,6 +61,7 @@ impl<T> MetaCore<T> {
             machine,
             pending: Pending::new(PROPOSALS_MAX),
             applied,
+            prepared: None,
             conf_state: None,
             unwritten: false,
             reads: VecDeque::new(),
@@ -83,6 +85,18 @@ impl<T> MetaCore<T> {
     /// It leads and has applied all that was committed before its term.
     pub fn serves(&self) -> bool {
         self.replica.serving_term().is_some()
+    }
+
+    /// As [`crate::core::Core::prepare`].
+    pub fn prepare(&mut self, machine: MetaMachine, at: Position) {
+        self.replica.expect_snapshot(Some(at));
+        self.prepared = Some((machine, at));
+    }
+
+    /// As [`crate::core::Core::unprepare`].
+    pub fn unprepare(&mut self) {
+        self.replica.expect_snapshot(None);
+        self.prepared = None;
     }
 
     /// Takes the records changed since the last call, with the position and configuration for the same batch.
@@ -130,6 +144,14 @@ impl<T> MetaCore<T> {
         while let Some(output) = self.replica.take_output()? {
             out.replica.messages.extend(output.messages);
             out.replica.appends.extend(output.append);
+            if let Some(at) = output.restore {
+                let (machine, prepared_at) = self.prepared.take().expect("only a snapshot that is prepared is taken");
+                assert_eq!(prepared_at, at, "only the snapshot that is prepared is taken");
+                self.machine = machine;
+                (self.unwritten, self.conf_state, self.applied) = (false, None, at);
+                out.replica.restored = Some(at);
+                changed = true;
+            }
             for committed in output.committed {
                 changed |= self.apply(committed.position, committed.payload, out)?;
             }

@@ -37,6 +37,9 @@ pub struct Output {
     pub messages: Vec<Message>,
     /// To be written to the log, if anything.
     pub append: Option<Append>,
+    /// The state is to be replaced by the copy that was announced with [`crate::Replica::expect_snapshot`], before anything
+    /// else is applied. Nothing is committed until the append of the same output is on disk.
+    pub restore: Option<Position>,
     /// Committed entries, to be applied in this order. Raft's own empty entries are left out.
     pub committed: Vec<Committed>,
     /// Index up to which this and all earlier outputs handed out committed entries. Once they are applied, the owner
@@ -58,6 +61,8 @@ pub struct Output {
 pub struct Append {
     /// Rises with each append of this replica.
     pub number: u64,
+    /// First drop the whole log: it begins anew behind this position, where a snapshot took its place.
+    pub restart: Option<Position>,
     /// Entries without gap, oldest first; may be empty.
     pub entries: Vec<Entry>,
     /// Term, vote and commit index, if they must be written.
@@ -69,7 +74,7 @@ pub struct Append {
 impl Append {
     /// Whether there is anything to write and sync. If not, `messages` only wait for the earlier appends.
     pub fn must_sync(&self) -> bool {
-        !self.entries.is_empty() || self.hard_state.is_some()
+        !self.entries.is_empty() || self.hard_state.is_some() || self.restart.is_some()
     }
 }
 

@@ -1,17 +1,20 @@
 //! One replica of a shard's Raft group.
 
+mod snapshot;
 mod status;
 
 use crate::config::ReplicaConfig;
 use crate::error::{Error, Result};
 use crate::inbound;
 use crate::limits::{ENTRY_BYTES_MAX, READS_PENDING_MAX, TRANSFER_LAG_MAX};
+use crate::members::{self, Members, Step};
 use crate::output::{Append, Committed, Output, Payload, PeerProgress, Position, Read, Role, push_split};
-use crate::storage::{Durable, LogReader, Storage, decode_change};
+use crate::storage::{Durable, FOUNDING, LogReader, Storage, decode_change};
 use bytes::Bytes;
 use raft::eraftpb::{ConfChangeType, ConfChangeV2, Entry, EntryType, HardState, Message, MessageType};
 use raft::{RawNode, ReadState, StateRole};
-use std::collections::VecDeque;
+use snapshot::Restoring;
+use std::collections::{BTreeMap, VecDeque};
 
 /// One replica of a shard's Raft group.
 ///
@@ -33,11 +36,17 @@ pub struct Replica {
     handed_out: u64,
     /// As last handed to the log writer.
     hard_state: HardState,
+    /// Position of the copy of the state that the owner holds for a snapshot.
+    expected: Option<Position>,
+    /// A snapshot that is being written to the log.
+    restoring: Option<Restoring>,
+    /// Ticks for which a follower has not answered a snapshot.
+    answer_ticks: BTreeMap<u64, u32>,
 }
 
 impl Replica {
-    /// Opens a replica on what is on its disk: nothing at the first start, when all replicas of the shard are given the
-    /// same configuration.
+    /// Opens a replica on what is on its disk. At the first start that is [`Durable::founding`] for all replicas with which
+    /// the shard is made, and nothing at all, not even members, for one that joins later.
     ///
     /// # Errors
     /// `Config` if the settings or the configuration are wrong; `Damaged` if the disk contradicts itself, in which case
@@ -45,8 +54,10 @@ impl Replica {
     pub fn open(config: ReplicaConfig, durable: Durable, reader: Box<dyn LogReader>) -> Result<Replica> {
         config.validate()?;
         let members = &durable.conf_state;
-        if ![&members.voters, &members.learners, &members.voters_outgoing].iter().any(|ids| ids.contains(&config.peer))
-        {
+        let named = [&members.voters, &members.learners, &members.voters_outgoing];
+        // Later it may have been removed, which it then learns by itself or from its owner.
+        let founding = durable.applied <= FOUNDING.index && named.iter().any(|ids| !ids.is_empty());
+        if founding && !named.iter().any(|ids| ids.contains(&config.peer)) {
             let reason = format!("replica {} is not in the configuration", config.peer);
             return Err(Error::Config { shard: config.shard, reason });
         }
@@ -63,6 +74,9 @@ impl Replica {
             replacing_number: 0,
             handed_out: applied,
             hard_state,
+            expected: None,
+            restoring: None,
+            answer_ticks: BTreeMap::new(),
             config,
             raw,
         })
@@ -72,6 +86,7 @@ impl Replica {
     /// waited there must not be overtaken.
     pub fn tick(&mut self) {
         self.pin_election();
+        self.time_out_snapshots();
         let raft = &self.raw.raft;
         let campaigns =
             raft.state != StateRole::Leader && raft.election_elapsed + 1 >= raft.randomized_election_timeout();
@@ -87,8 +102,15 @@ impl Replica {
     /// longer has: acknowledged entries were lost, and the replica must be replaced. Nothing was changed in either case.
     pub fn step(&mut self, message: Message) -> Result<()> {
         inbound::check(&self.raw.raft, &message)?;
-        if message.get_msg_type() == MessageType::MsgTimeoutNow && self.is_behind() {
-            return Err(Error::Refused("asked to campaign while behind"));
+        match message.get_msg_type() {
+            MessageType::MsgTimeoutNow if self.is_behind() => {
+                return Err(Error::Refused("asked to campaign while behind"));
+            }
+            MessageType::MsgAppend if self.is_joining() && message.index == 0 => {
+                return Err(Error::Refused("the beginning of a log, to a replica that joins"));
+            }
+            MessageType::MsgSnapshot => self.check_expected(&message)?,
+            _ => {}
         }
         self.raw.step(message).map_err(|_| Error::Refused("raft did not take it"))
     }
@@ -129,6 +151,20 @@ impl Replica {
         }
         self.raw.propose_conf_change(Vec::new(), change).map_err(|_| self.busy("raft did not take the change"))?;
         Ok(self.last_proposed())
+    }
+
+    /// Takes the next step towards these members, if this replica leads: a change, a transfer of the leadership. Called
+    /// from time to time until it is [`Step::Done`], which the group has agreed on then.
+    pub fn reconcile(&mut self, wanted: &Members) -> Option<Step> {
+        self.serving_term()?;
+        let step = members::next(self.config.peer, &self.conf_state(), wanted, &self.progress());
+        // What is refused now, because an earlier change is under way, say, is found to be missing the next time.
+        match &step {
+            Step::Change(change) => drop(self.propose_change(change.clone())),
+            Step::GiveAway(peer) => drop(self.transfer_leader(*peer)),
+            Step::Done | Step::Wait(_) => {}
+        }
+        Some(step)
     }
 
     /// Asks a quorum whether this replica still leads. The answer comes as [`Read`] with `context`, which must differ
@@ -207,6 +243,7 @@ impl Replica {
             let message = self.aligned(message);
             push_split(message, self.config.append_bytes_max, &mut after_write);
         }
+        self.take_restore(ready.snapshot(), &mut output);
         // The storage must hold the entries before raft lets go of them.
         let entries = ready.take_entries();
         if let Some(first) = entries.first() {
@@ -321,7 +358,7 @@ impl Replica {
     fn hand_append(&mut self, entries: Vec<Entry>, mut after_write: Vec<Message>, output: &mut Output) {
         let hard_state = self.raw.raft.hard_state();
         let promised = hard_state.term != self.hard_state.term || hard_state.vote != self.hard_state.vote;
-        let writes = promised || !entries.is_empty();
+        let writes = promised || !entries.is_empty() || output.restore.is_some();
         let waits = !self.in_flight.is_empty() && !after_write.is_empty();
         if !writes && !waits {
             output.messages.append(&mut after_write);
@@ -333,7 +370,8 @@ impl Replica {
             self.hard_state = hard_state.clone();
         }
         self.in_flight.push_back(self.last_number);
-        output.append = Some(Append { number: self.last_number, entries, hard_state, messages: after_write });
+        let restart = output.restore;
+        output.append = Some(Append { number: self.last_number, restart, entries, hard_state, messages: after_write });
     }
 
     /// The append with the position that its entries follow.
@@ -361,6 +399,7 @@ impl Replica {
         let number = self.in_flight.front().map_or(self.last_number, |first| first - 1);
         if number >= self.replacing_number {
             self.raw.on_persist_ready(number);
+            self.finish_restore(number);
             self.shrink_cache();
         }
     }
@@ -381,7 +420,8 @@ impl Replica {
             };
             output.committed.extend(payload.map(|payload| Committed { position, payload }));
         }
-        output.committed_to = self.handed_out;
+        // A snapshot counts as applied once it is on disk.
+        output.committed_to = if self.restoring.is_some() { self.applied_index() } else { self.handed_out };
         Ok(())
     }
 

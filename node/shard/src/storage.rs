@@ -4,6 +4,7 @@ use crate::cache::EntryCache;
 use crate::config::ReplicaConfig;
 use crate::error::{Error, Result};
 use crate::output::Position;
+use crate::snapshots::Snapshots;
 use crate::terms::Terms;
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, HardState, Snapshot};
@@ -23,12 +24,17 @@ pub trait LogReader: Send {
     fn term(&self, index: u64) -> io::Result<u64>;
 }
 
+/// Where the log of a shard begins: as if one entry had been applied and cut off. So a replica that joins later can never
+/// be served from the log alone, which does not say with whom the shard was made: it gets a snapshot.
+pub const FOUNDING: Position = Position { term: 1, index: 1 };
+
 /// What a replica finds on disk when it is opened.
 #[derive(Clone, Debug, Default)]
 pub struct Durable {
     /// As last appended; the default if never.
     pub hard_state: HardState,
-    /// The configuration at `applied`; at the first start the one the shard was made with.
+    /// The configuration at `applied`; at the first start the one the shard was made with. Empty for a replica that joins
+    /// and has no snapshot yet.
     pub conf_state: ConfState,
     /// Index up to which the state has durably applied the log; 0 at the first start.
     pub applied: u64,
@@ -39,6 +45,21 @@ pub struct Durable {
 }
 
 impl Durable {
+    /// What one of the replicas finds with which a shard is made, before its state was ever written: `log` says what its
+    /// log holds, nothing or the first entries.
+    pub fn founding(members: ConfState, log: Durable) -> Durable {
+        let mut hard_state = log.hard_state;
+        hard_state.term = hard_state.term.max(FOUNDING.term);
+        hard_state.commit = hard_state.commit.max(FOUNDING.index);
+        Durable {
+            hard_state,
+            conf_state: members,
+            applied: FOUNDING.index,
+            truncated: log.truncated.max(FOUNDING),
+            last_index: log.last_index.max(FOUNDING.index),
+        }
+    }
+
     /// Says what contradicts itself. The log may have been cut only below what is durably applied, and must reach as far
     /// as what is known to be committed: a log that lost its tail has forgotten what it acknowledged.
     fn damage(&self, last_term: u64) -> Option<String> {
@@ -68,6 +89,8 @@ pub(crate) struct Storage {
     cache: EntryCache,
     reader: Box<dyn LogReader>,
     failed: RefCell<Option<Arc<io::Error>>>,
+    /// Of the followers, while it leads.
+    pub(crate) snapshots: Snapshots,
 }
 
 impl Storage {
@@ -93,6 +116,7 @@ impl Storage {
             cache: EntryCache::new(config.cache_bytes_max),
             reader,
             failed: RefCell::new(None),
+            snapshots: Snapshots::default(),
         })
     }
 
@@ -123,6 +147,12 @@ impl Storage {
             self.terms.append(Position { term: entry.term, index: entry.index });
             self.cache.append(entry.clone());
         }
+    }
+
+    /// The log begins anew behind a snapshot.
+    pub(crate) fn restore(&mut self, at: Position) {
+        self.terms = Terms::empty(at);
+        self.cache.clear();
     }
 
     /// Lets go of cached entries at and below `index`, which the reader can read, if the cache is too large.
@@ -201,9 +231,10 @@ impl raft::Storage for Storage {
         Ok(self.terms.last().index)
     }
 
-    /// The seam for snapshots: a peer that needs one waits, since the log is not yet cut below what a peer may lack.
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    /// Asked for when a follower lacks what was cut off. It waits until the owner has brought it a copy of the state.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let first = request_index.max(self.terms.truncated().index);
+        self.snapshots.give(to, first).ok_or(StorageError::SnapshotTemporarilyUnavailable.into())
     }
 }
 

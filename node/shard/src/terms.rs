@@ -20,11 +20,11 @@ impl Terms {
     /// Finds the runs of a log whose entries are `truncated.index + 1 ..= last`, asking `term_of` for a few: for each run
     /// as many as a binary search needs.
     pub(crate) fn load(truncated: Position, last: u64, term_of: impl Fn(u64) -> io::Result<u64>) -> io::Result<Terms> {
-        let mut terms = Terms { runs: VecDeque::from([truncated]), last };
+        let mut terms = Terms::empty(truncated);
         if last <= truncated.index {
-            terms.last = truncated.index;
             return Ok(terms);
         }
+        terms.last = last;
         let last_term = term_of(last)?;
         let mut run = truncated;
         while run.term < last_term {
@@ -45,6 +45,11 @@ impl Terms {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the term falls before entry {last}")));
         }
         Ok(terms)
+    }
+
+    /// A log without entries behind `truncated`.
+    pub(crate) fn empty(truncated: Position) -> Terms {
+        Terms { runs: VecDeque::from([truncated]), last: truncated.index }
     }
 
     /// The position below which the log was cut: (0, 0) if it never was.

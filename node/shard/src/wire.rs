@@ -5,18 +5,21 @@
 //!
 //! ```text
 //! message     version u8 | kind u8 | reject u8 | context length u8 | from to term log_term index commit commit_term
-//!             reject_hint, u64 each | number of entries u32 | context | entries
+//!             reject_hint, u64 each | number of entries u32 | context | entries | of a snapshot: its position
+//! position    index u64 | term u64 | conf state
 //! its entries kind u8 | term u64 | length u32 | payload         indexes follow the message's index, one by one
 //! entry       version u8 | kind u8 | term u64 | payload         on disk; its index is in the key
 //! hard state  version u8 | term u64 | vote u64 | commit u64
 //! conf state  version u8 | auto_leave u8 | voters | learners | voters_outgoing | learners_next
-//!             each of the four: number u8 | ids, u64 each
+//!             each of the four: number u16 | ids, u64 each
 //! ```
 //!
 //! There is one encoding of each value: whatever can be decoded encodes to the same bytes.
 
 use crate::error::{Error, Result};
 use crate::limits::{APPEND_ENTRIES_MAX, CONTEXT_BYTES_MAX, ENTRY_BYTES_MAX, MEMBERS_MAX, MESSAGE_BYTES_MAX};
+use crate::output::Position;
+use crate::snapshots::snapshot;
 use bytes::{Buf, BufMut, Bytes};
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType};
 
@@ -36,7 +39,7 @@ const _: () = assert!(
 );
 
 /// The messages that replicas exchange, with their number on the wire.
-const MESSAGE_KINDS: [(u8, MessageType); 9] = [
+const MESSAGE_KINDS: [(u8, MessageType); 10] = [
     (1, MessageType::MsgAppend),
     (2, MessageType::MsgAppendResponse),
     (3, MessageType::MsgRequestVote),
@@ -46,16 +49,19 @@ const MESSAGE_KINDS: [(u8, MessageType); 9] = [
     (7, MessageType::MsgHeartbeat),
     (8, MessageType::MsgHeartbeatResponse),
     (9, MessageType::MsgTimeoutNow),
+    (10, MessageType::MsgSnapshot),
 ];
 
 /// Bytes that [`encode_message`] will append.
 pub fn message_bytes(message: &Message) -> usize {
     let entries: usize = message.entries.iter().map(|entry| ENTRY_HEADER_BYTES + entry.data.len()).sum();
-    MESSAGE_HEADER_BYTES + message.context.len() + entries
+    let position =
+        message.snapshot.as_ref().map_or(0, |snapshot| 16 + conf_state_bytes(snapshot.get_metadata().get_conf_state()));
+    MESSAGE_HEADER_BYTES + message.context.len() + entries + position
 }
 
-/// Appends `message` to `out`. Fields that replicas do not use (snapshots, priorities, contexts of entries) are not
-/// carried.
+/// Appends `message` to `out`. Fields that replicas do not use (data of snapshots, priorities, contexts of entries)
+/// are not carried.
 ///
 /// # Errors
 /// `Refused` if replicas do not exchange such a message, or it exceeds a limit; nothing was written.
@@ -80,6 +86,12 @@ pub fn encode_message(message: &Message, out: &mut Vec<u8>) -> Result<()> {
         out.put_u64_le(entry.term);
         out.put_u32_le(entry.data.len() as u32);
         out.put_slice(&entry.data);
+    }
+    if let Some(snapshot) = message.snapshot.as_ref() {
+        let metadata = snapshot.get_metadata();
+        out.put_u64_le(metadata.index);
+        out.put_u64_le(metadata.term);
+        encode_conf_state(metadata.get_conf_state(), out);
     }
     Ok(())
 }
@@ -125,6 +137,12 @@ pub fn decode_message(mut bytes: Bytes) -> Result<Message> {
         entries.push(read_entry(&mut bytes, index)?);
     }
     message.set_entries(entries.into());
+    if *kind == MessageType::MsgSnapshot {
+        let index = read_u64(&mut bytes)?;
+        let at = Position { index, term: read_u64(&mut bytes)? };
+        message.set_snapshot(snapshot(at, decode_conf_state(&bytes)?));
+        return Ok(message);
+    }
     read_end(&bytes)?;
     Ok(message)
 }
@@ -185,7 +203,7 @@ pub fn encode_conf_state(conf_state: &ConfState, out: &mut Vec<u8>) {
     out.put_u8(u8::from(conf_state.auto_leave));
     for ids in [&conf_state.voters, &conf_state.learners, &conf_state.voters_outgoing, &conf_state.learners_next] {
         assert!(ids.len() <= MEMBERS_MAX, "more members than a shard may have");
-        out.put_u8(ids.len() as u8);
+        out.put_u16_le(ids.len() as u16);
         ids.iter().for_each(|id| out.put_u64_le(*id));
     }
 }
@@ -208,7 +226,17 @@ pub fn decode_conf_state(mut bytes: &[u8]) -> Result<ConfState> {
     Ok(conf_state)
 }
 
+/// Bytes that [`encode_conf_state`] will append.
+fn conf_state_bytes(conf_state: &ConfState) -> usize {
+    let lists = [&conf_state.voters, &conf_state.learners, &conf_state.voters_outgoing, &conf_state.learners_next];
+    2 + lists.iter().map(|ids| 2 + 8 * ids.len()).sum::<usize>()
+}
+
 fn check_encodable(message: &Message) -> Result<()> {
+    let is_snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
+    if is_snapshot != message.snapshot.is_some() {
+        return Err(Error::Refused("a snapshot outside of its message, or none in it"));
+    }
     let follows = |(offset, entry): (usize, &Entry)| entry.index.checked_sub(offset as u64 + 1) == Some(message.index);
     if message.context.len() > CONTEXT_BYTES_MAX
         || message.entries.len() > APPEND_ENTRIES_MAX
@@ -269,8 +297,8 @@ fn read_version(bytes: &mut impl Buf) -> Result<()> {
 }
 
 fn read_ids(bytes: &mut &[u8]) -> Result<Vec<u64>> {
-    let count = usize::from(read_u8(bytes)?);
-    if count > MEMBERS_MAX {
+    let count = usize::from(bytes.try_get_u16_le().map_err(|_| SHORT)?);
+    if count > MEMBERS_MAX || count > bytes.len() / 8 {
         return Err(Error::Malformed("more members than a shard may have"));
     }
     (0..count).map(|_| read_u64(bytes)).collect()

@@ -6,4 +6,5 @@ mod elections;
 mod hostile;
 mod replication;
 mod restart;
+mod snapshots;
 mod wire;

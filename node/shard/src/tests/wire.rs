@@ -1,11 +1,12 @@
-use crate::limits::{APPEND_ENTRIES_MAX, CONTEXT_BYTES_MAX, ENTRY_BYTES_MAX, MEMBERS_MAX, MESSAGE_BYTES_MAX};
+use crate::limits::{APPEND_ENTRIES_MAX, CONTEXT_BYTES_MAX, ENTRY_BYTES_MAX, MESSAGE_BYTES_MAX};
+use crate::snapshots::snapshot;
 use crate::wire::*;
-use crate::{ConfState, Entry, EntryType, Error, HardState, Message, MessageType};
+use crate::{ConfState, Entry, EntryType, Error, HardState, Message, MessageType, Position};
 use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-const KINDS: [MessageType; 9] = [
+const KINDS: [MessageType; 10] = [
     MessageType::MsgAppend,
     MessageType::MsgAppendResponse,
     MessageType::MsgRequestVote,
@@ -15,6 +16,7 @@ const KINDS: [MessageType; 9] = [
     MessageType::MsgHeartbeat,
     MessageType::MsgHeartbeatResponse,
     MessageType::MsgTimeoutNow,
+    MessageType::MsgSnapshot,
 ];
 
 fn encoded(message: &Message) -> Bytes {
@@ -48,6 +50,7 @@ fn any_message() -> impl Strategy<Value = Message> {
                 ..Message::default()
             };
             message.set_msg_type(kind);
+            let context_ids = context.len() as u64;
             message.context = context.into();
             let entries = entries.into_iter().zip(index + 1..).map(|((entry_type, term, data), index)| Entry {
                 entry_type,
@@ -57,6 +60,11 @@ fn any_message() -> impl Strategy<Value = Message> {
                 ..Entry::default()
             });
             message.set_entries(entries.collect::<Vec<_>>().into());
+            if kind == MessageType::MsgSnapshot {
+                let voters = (0..context_ids).map(|id| id + from % 7).collect();
+                let members = ConfState { voters, auto_leave: reject, ..ConfState::default() };
+                message.set_snapshot(snapshot(Position { index: commit, term }, members));
+            }
             message
         },
     )
@@ -118,7 +126,7 @@ proptest! {
     #[test]
     fn states_come_back_as_they_were(
         hard in any::<[u64; 3]>(),
-        ids in prop::array::uniform4(prop::collection::vec(any::<u64>(), 0..=MEMBERS_MAX)),
+        ids in prop::array::uniform4(prop::collection::vec(any::<u64>(), 0..=16)),
         auto_leave: bool,
     ) {
         let hard_state = HardState { term: hard[0], vote: hard[1], commit: hard[2], ..HardState::default() };
