@@ -35,6 +35,11 @@ pub enum LogTask {
         /// Its term.
         term: u64,
     },
+    /// To be forgotten: the replica is gone for good.
+    Remove {
+        /// Shard.
+        shard: u16,
+    },
 }
 
 /// Hands appends to the writer thread.
@@ -95,11 +100,19 @@ fn run(log: &SegmentLog, outbound: &Outbound, mailboxes: &[Arc<Mailbox>], inbox:
 fn size(task: &LogTask) -> usize {
     match task {
         LogTask::Append { append, .. } => append.entries.iter().map(|e| e.data.len() + 64).sum(),
-        LogTask::Cut { .. } => 0,
+        LogTask::Cut { .. } | LogTask::Remove { .. } => 0,
     }
 }
 
+/// What comes after a removal may be of a new replica of the same shard.
 fn write(log: &SegmentLog, tasks: &[LogTask]) -> Result<(), crate::error::Error> {
+    for part in tasks.split_inclusive(|task| matches!(task, LogTask::Remove { .. })) {
+        write_part(log, part)?;
+    }
+    Ok(())
+}
+
+fn write_part(log: &SegmentLog, tasks: &[LogTask]) -> Result<(), crate::error::Error> {
     let batch: Vec<ShardAppend<'_>> = tasks
         .iter()
         .filter_map(|task| match task {
@@ -108,6 +121,7 @@ fn write(log: &SegmentLog, tasks: &[LogTask]) -> Result<(), crate::error::Error>
                 entries: &append.entries,
                 hard_state: append.hard_state.as_ref(),
                 truncate_suffix_from: None,
+                restart: append.restart.map(|at| (at.index, at.term)),
             }),
             _ => None,
         })
@@ -116,8 +130,10 @@ fn write(log: &SegmentLog, tasks: &[LogTask]) -> Result<(), crate::error::Error>
         log.append(&batch)?;
     }
     for task in tasks {
-        if let LogTask::Cut { shard, index, term } = *task {
-            log.truncate_prefix(shard, index, term)?;
+        match *task {
+            LogTask::Cut { shard, index, term } => log.truncate_prefix(shard, index, term)?,
+            LogTask::Remove { shard } => log.remove(shard)?,
+            LogTask::Append { .. } => {}
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ pub mod code;
 pub mod id;
 pub mod object;
 pub mod setting;
+pub mod shards;
 pub mod state;
 pub mod view;
 

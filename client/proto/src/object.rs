@@ -1,6 +1,7 @@
 //! The operator's objects, kept by the meta group as JSON: queues, shares, users, time-outs, settings, nodes and the
 //! shard table. Unknown fields are refused, so a typing error is seen at once.
 
+pub use crate::shards::ShardTable;
 use crate::state::JobState;
 use serde::{Deserialize, Serialize};
 
@@ -213,14 +214,9 @@ pub struct Node {
     /// Failure zone.
     #[serde(default)]
     pub zone: String,
-}
-
-/// Which nodes hold which shard.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ShardTable {
-    /// Node numbers of the replicas of shard 1, 2, …; the first is the preferred leader.
-    pub replicas: Vec<Vec<u32>>,
+    /// The node is to be emptied: its replicas and leaderships go to others.
+    #[serde(default)]
+    pub drain: bool,
 }
 
 /// What is wrong with an object's JSON.

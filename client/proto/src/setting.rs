@@ -72,9 +72,46 @@ pub const SHARD_JOBS_MAX: Schema = Schema {
     doc: "live jobs held by one shard; submissions beyond are told to come back later",
 };
 
+/// Replicas of each shard.
+pub const REPLICAS: Schema = Schema {
+    name: "replicas",
+    unit: "replicas",
+    min: 0,
+    max: 5,
+    default: 0,
+    doc: "replicas of each shard: 1, 3 or 5; 0: as many as the cluster was made with",
+};
+/// Whether replicas are moved without being asked.
+pub const REBALANCE: Schema = Schema {
+    name: "rebalance",
+    unit: "on or off",
+    min: 0,
+    max: 1,
+    default: 1,
+    doc: "1: replicas and leaderships are spread over the nodes by themselves; 0: only what is asked for is moved",
+};
+/// Shards that may change their replicas at a time.
+pub const MOVES_MAX: Schema = Schema {
+    name: "moves_max",
+    unit: "shards",
+    min: 1,
+    max: 64,
+    default: 2,
+    doc: "shards whose replicas change at a time; each copies its state to another node",
+};
+
 /// All settings.
-pub const ALL: [Schema; 6] =
-    [SLOPPY_DISPATCH_PERCENT, BODY_BYTES_MAX, ARCHIVE_DAYS, EXPIRY_BREAKER_PERCENT, LEASE_GRACE_MS, SHARD_JOBS_MAX];
+pub const ALL: [Schema; 9] = [
+    SLOPPY_DISPATCH_PERCENT,
+    BODY_BYTES_MAX,
+    ARCHIVE_DAYS,
+    EXPIRY_BREAKER_PERCENT,
+    LEASE_GRACE_MS,
+    SHARD_JOBS_MAX,
+    REPLICAS,
+    REBALANCE,
+    MOVES_MAX,
+];
 
 /// The setting of this name.
 pub fn find(name: &str) -> Option<&'static Schema> {

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use std::sync::Mutex;
 
 /// The folder format written. Others are refused.
-pub const FOLDER_FORMAT: u32 = 3;
+pub const FOLDER_FORMAT: u32 = 4;
 
 const IDENTITY: &str = "IDENTITY";
 const SEEN: &str = "SEEN";

@@ -165,5 +165,13 @@ pub(super) fn check_shards(table: &ShardTable) -> Result<()> {
         let distinct: BTreeSet<_> = replicas.iter().collect();
         require(distinct.len() == replicas.len(), || format!("shard {shard} names a node twice"))?;
     }
+    let shape = |rows: &[Vec<u32>]| rows.iter().map(Vec::len).collect::<Vec<_>>();
+    require(table.incarnations.is_empty() || shape(&table.incarnations) == shape(&table.replicas), || {
+        "incarnations: one for each replica".to_owned()
+    })?;
+    let known = |shard: &u16| (1..=shards).contains(&usize::from(*shard));
+    require(table.leaving.keys().all(known), || "leaving: there is no such shard".to_owned())?;
+    let few = table.leaving.values().all(|replicas| replicas.len() <= limits::REPLICAS_MAX);
+    require(few, || format!("leaving: at most {} replicas of a shard", limits::REPLICAS_MAX))?;
     Ok(())
 }

@@ -5,6 +5,8 @@
 pub const OBJECTS_MAX: usize = 100_000;
 /// JSON of one object, bytes: a change stays far below the size of a log entry.
 pub const JSON_BYTES_MAX: usize = 64 * 1024;
+/// JSON of the shard table, bytes: the most shards with five replicas each that all have moved.
+pub const TABLE_BYTES_MAX: usize = 512 * 1024;
 /// JSON of all live objects, bytes, so that the number and the size limit together cannot fill the memory.
 pub const JSON_BYTES_TOTAL_MAX: usize = 256 * 1024 * 1024;
 /// Author of a change, bytes: a certificate's subject fits.

@@ -3,6 +3,7 @@
 use super::{MetaCommand, MetaError, Object, SHARDS_NAME, SHARE_UNDEFINED, TIMEOUTS_NAME, check, limits};
 use moso_proto::Code;
 use moso_proto::object::{Node, ObjectError, ShardTable, Share, Timeouts, kind};
+use moso_proto::shards::{FOUNDING_INCARNATION, node_of};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -67,6 +68,8 @@ struct Counters {
     queue: u32,
     share: u32,
     user: u32,
+    /// Nodes that were removed: their numbers are not given again.
+    gone_nodes: Vec<u32>,
 }
 
 /// Kind and name.
@@ -199,17 +202,22 @@ impl MetaMachine {
         author: String,
     ) -> Result<Object, Refusal> {
         self.check_ready(&author)?;
-        if json.len() > limits::JSON_BYTES_MAX {
-            return Err(too_large("JSON of an object", limits::JSON_BYTES_MAX));
+        let max = if key.0 == kind::SHARDS { limits::TABLE_BYTES_MAX } else { limits::JSON_BYTES_MAX };
+        if json.len() > max {
+            return Err(too_large("JSON of an object", max));
         }
         let json = check::canonical(&key.0, &key.1, json)?;
-        if json.len() > limits::JSON_BYTES_MAX {
-            return Err(too_large("JSON of an object", limits::JSON_BYTES_MAX));
+        if json.len() > max {
+            return Err(too_large("JSON of an object", max));
         }
         if key.0 == kind::SHARDS {
             self.check_table(&check::parse(kind::SHARDS, &json)?)?;
         }
         self.check_version(&key, expected)?;
+        if key.0 == kind::NODE && check::node_number(&key.1).is_some_and(|id| self.counters.gone_nodes.contains(&id)) {
+            let message = format!("node {} was removed: a number is never used twice, give it another one", key.1);
+            return Err(Refusal::new(Code::Invalid, message));
+        }
         self.check_space(&key, json.len())?;
         let id = self.number_for(&key)?;
         Ok(self.record(time_ms, key, json, author, id))
@@ -227,6 +235,9 @@ impl MetaMachine {
         let id = object.id;
         self.check_version(&key, expected)?;
         self.check_unused(&key, id)?;
+        if key.0 == kind::NODE {
+            self.counters.gone_nodes.push(id);
+        }
         Ok(self.record(time_ms, key, String::new(), author, id))
     }
 
@@ -299,9 +310,11 @@ impl MetaMachine {
         Ok(())
     }
 
-    /// The number of shards never changes, and every replica is on a known node.
+    /// The number of shards never changes, every replica is on a known node, and its id was never another one's: it has the
+    /// id already, or an incarnation above all that were given.
     fn check_table(&self, table: &ShardTable) -> Result<(), Refusal> {
-        let shards = self.table().replicas.len();
+        let now = self.table();
+        let shards = now.replicas.len();
         if table.replicas.len() != shards {
             let message = format!(
                 "the cluster was made with {shards} shards; the number never changes (asked: {})",
@@ -315,6 +328,21 @@ impl MetaMachine {
                 return Err(Refusal::new(Code::Invalid, message));
             }
         }
+        let given = now.last_incarnation.max(FOUNDING_INCARNATION);
+        for shard in 1..=shards as u16 {
+            let before: Vec<u64> = now.wanted(shard).into_iter().chain(now.leaving(shard).iter().copied()).collect();
+            let named = table.wanted(shard).into_iter().chain(table.leaving(shard).iter().copied());
+            for replica in named.filter(|replica| !before.contains(replica)) {
+                let incarnation = replica as u32;
+                if incarnation <= given || incarnation > table.last_incarnation {
+                    let message = format!("shard {shard}: replica {replica} may have been another one before");
+                    return Err(Refusal::new(Code::Invalid, message));
+                }
+            }
+        }
+        if table.last_incarnation < now.last_incarnation {
+            return Err(Refusal::new(Code::Invalid, "incarnations that were given stay given"));
+        }
         Ok(())
     }
 
@@ -323,9 +351,13 @@ impl MetaMachine {
             (kind::SHARDS, _) => Some("the shard table cannot be deleted".to_owned()),
             (kind::SHARE, SHARE_UNDEFINED) => Some(format!("jobs without a share are in {SHARE_UNDEFINED:?}")),
             (kind::NODE, _) => {
-                let holds = |replicas: &Vec<u32>| replicas.contains(&id);
-                let shard = self.table().replicas.iter().position(holds);
-                shard.map(|s| format!("node {id} holds a replica of shard {}", s + 1))
+                let table = self.table();
+                let holds = |shard: &u16| {
+                    let leaving = table.leaving(*shard).iter().copied();
+                    leaving.chain(table.wanted(*shard)).any(|replica| node_of(replica) == id)
+                };
+                let shard = (1..=table.replicas.len() as u16).find(holds);
+                shard.map(|s| format!("node {id} holds a replica of shard {s}: drain it first"))
             }
             _ => None,
         };
@@ -442,8 +474,8 @@ fn check_bootstrap(cluster: &str, nodes: &[(u32, Node)], shards: &ShardTable) ->
         }
     }
     let json = check::to_json(shards);
-    if json.len() > limits::JSON_BYTES_MAX {
-        return Err(too_large("the shard table", limits::JSON_BYTES_MAX));
+    if json.len() > limits::TABLE_BYTES_MAX {
+        return Err(too_large("the shard table", limits::TABLE_BYTES_MAX));
     }
     Ok(())
 }

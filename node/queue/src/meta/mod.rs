@@ -9,6 +9,7 @@ mod check;
 pub mod command;
 pub mod limits;
 pub mod machine;
+pub mod placement;
 #[cfg(test)]
 mod tests;
 pub mod view;

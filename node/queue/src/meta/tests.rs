@@ -7,12 +7,17 @@ use moso_proto::{ShardId, setting};
 use std::collections::BTreeMap;
 
 fn bootstrap() -> MetaCommand {
-    let node =
-        |n: u32| Node { api: format!("h{n}:1"), peer: format!("h{n}:2"), http: format!("h{n}:3"), zone: String::new() };
+    let node = |n: u32| Node {
+        api: format!("h{n}:1"),
+        peer: format!("h{n}:2"),
+        http: format!("h{n}:3"),
+        zone: String::new(),
+        drain: false,
+    };
     MetaCommand::Bootstrap {
         cluster: "test".to_owned(),
         nodes: (1..=3).map(|n| (n, node(n))).collect(),
-        shards: ShardTable { replicas: vec![vec![1, 2, 3], vec![2, 3, 1]] },
+        shards: ShardTable { replicas: vec![vec![1, 2, 3], vec![2, 3, 1]], ..ShardTable::default() },
     }
 }
 
@@ -135,7 +140,7 @@ fn replies_to_deletes() {
     let online = queue_json("online");
     check_replies(&[
         (put(kind::QUEUE, "CERN", "{}", None), format!("queue/CERN v7 id1 {online}")),
-        (delete(kind::NODE, "1", None), "wrong_state: node 1 holds a replica of shard 1".to_owned()),
+        (delete(kind::NODE, "1", None), "wrong_state: node 1 holds a replica of shard 1: drain it first".to_owned()),
         (delete(kind::SHARE, "Undefined", None), r#"wrong_state: jobs without a share are in "Undefined""#.to_owned()),
         (
             delete(kind::QUEUE, "CERN", Some(1)),
@@ -225,7 +230,10 @@ fn the_bootstrap_happens_once() {
     assert_eq!(machine.version(), 0);
 
     let first = run(&mut machine, 10, &bootstrap());
-    assert_eq!(line(&first), r#"shards/table v6 id0 {"replicas":[[1,2,3],[2,3,1]]}"#);
+    assert_eq!(
+        line(&first),
+        r#"shards/table v6 id0 {"replicas":[[1,2,3],[2,3,1]],"incarnations":[],"leaving":{},"last_incarnation":0}"#
+    );
     let records = machine.encode_records();
     let mut other = bootstrap();
     if let MetaCommand::Bootstrap { cluster, .. } = &mut other {

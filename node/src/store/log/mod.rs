@@ -42,6 +42,8 @@ pub struct ShardAppend<'a> {
     pub hard_state: Option<&'a HardState>,
     /// First drop the entries from this index on.
     pub truncate_suffix_from: Option<u64>,
+    /// Or first drop all: the log begins anew behind this index, whose term follows it, where a snapshot took its place.
+    pub restart: Option<(u64, u64)>,
 }
 
 /// What the log holds of a shard.

@@ -64,6 +64,7 @@ enum Done<'a> {
     Push(u16, Place),
     Move(u16, u64, Place),
     HardState(u16, &'a raft::eraftpb::HardState),
+    Cut(u16, u64, u64),
     Remove(u16),
 }
 
@@ -269,8 +270,15 @@ impl SegmentLog {
         let mut bytes = 0;
         for append in batch {
             let held = index.shards.get(&append.shard);
-            let cut = held.map_or(0, |held| held.cut.0);
+            let mut cut = held.map_or(0, |held| held.cut.0);
             let last = last.entry(append.shard).or_insert_with(|| held.map_or(0, |held| held.last()));
+            if let Some((index, _)) = append.restart {
+                if index <= cut || index > INDEX_MAX {
+                    let reason = format!("begun anew behind {index}, though cut at {cut}");
+                    return Err(Error::contract(append.shard, reason));
+                }
+                (cut, *last) = (index, index);
+            }
             *last = check_append(append, cut, *last)?;
             let values = append.entries.iter().map(|entry| entry.data.len() + entry.context.len() + 64);
             bytes += 64 + values.sum::<usize>();
@@ -313,6 +321,7 @@ impl Done<'_> {
             Done::Push(shard, place) => index.push(shard, place),
             Done::Move(shard, at, to) => index.relocate(shard, at, to),
             Done::HardState(shard, state) => index.shards.entry(shard).or_default().hard_state = state.clone(),
+            Done::Cut(shard, at, term) => index.cut(shard, at, term),
             Done::Remove(shard) => index.remove(shard),
         }
     }
@@ -327,6 +336,11 @@ impl RaftLog for SegmentLog {
         let mut value = Vec::new();
         for append in batch {
             let shard = append.shard;
+            if let Some((index, term)) = append.restart {
+                Item::Dropped(0).encode(shard, &mut writer.batch);
+                Item::Cut(index, term).encode(shard, &mut writer.batch);
+                done.extend([Done::Drop(shard, 0), Done::Cut(shard, index, term)]);
+            }
             if let Some(from) = append.truncate_suffix_from {
                 Item::Dropped(from).encode(shard, &mut writer.batch);
                 done.push(Done::Drop(shard, from));
