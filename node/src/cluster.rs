@@ -39,7 +39,7 @@ impl ClusterInfo {
             up: true,
             version: env!("CARGO_PKG_VERSION").into(),
             leaders: directory.led_here().count() as u32,
-            replicas: directory.shards.iter().filter(|s| s.inbox.is_some()).count() as u32,
+            replicas: directory.shards.iter().filter(|s| s.inbox.load().is_some()).count() as u32,
             rss_bytes: usage::rss_bytes(),
             cpu_us: usage::cpu_us(),
             written_bytes: usage::written_bytes(),
@@ -67,7 +67,7 @@ impl ClusterInfo {
                 queues.entry(queue).or_default().ready += summary.ready;
             }
         }
-        for (&node, hints) in &directory.hints {
+        for (&node, hints) in directory.hints.load().iter() {
             for shard in &hints.load().shards {
                 let number = shard.status.shard;
                 if directory.shard(number).is_none_or(|s| s.leader() != node) {
@@ -101,7 +101,7 @@ impl ClusterInfo {
             if id == self.directory.node {
                 return self.own();
             }
-            let told = self.directory.hints.get(&id).and_then(|h| h.load().node.clone()).unwrap_or_default();
+            let told = self.directory.hints.load().get(&id).and_then(|h| h.load().node.clone()).unwrap_or_default();
             NodeView { id, api: node.api.clone(), http: node.http.clone(), up: self.peers.is_up(id), ..told }
         };
         meta.nodes().iter().map(view).collect()
@@ -119,7 +119,7 @@ impl ClusterInfo {
             let status = statuses.get(&slot.shard).copied().unwrap_or_default();
             ShardView {
                 shard: slot.shard,
-                replicas: slot.replicas.clone(),
+                replicas: slot.replicas.load().to_vec(),
                 leader: slot.leader(),
                 term: status.term,
                 commit: status.commit,

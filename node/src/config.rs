@@ -103,6 +103,10 @@ pub struct Config {
     pub state_memory_mib: usize,
     /// Blocks of the state kept after being read, MiB.
     pub block_cache_mib: usize,
+    /// What copies of shards' states to other nodes may take of the line, MiB/s each.
+    pub snapshot_mib_per_s: u64,
+    /// This node is added to a cluster that runs: `members` are itself and some of the cluster's nodes.
+    pub join: bool,
     /// All nodes of the cluster when it is made, this one too. Required.
     pub members: Vec<Member>,
 }
@@ -129,6 +133,8 @@ impl Default for Config {
             state_write_buffer_mib: 16,
             state_memory_mib: 192,
             block_cache_mib: 64,
+            snapshot_mib_per_s: 100,
+            join: false,
             members: Vec::new(),
         }
     }

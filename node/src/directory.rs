@@ -101,8 +101,10 @@ pub struct ShardStatus {
     pub applied: u64,
     /// Entries the slowest replica lacks.
     pub lag: u64,
-    /// Index that every replica has on disk.
+    /// Index up to which the log may be cut everywhere.
     pub matched: u64,
+    /// Version of the cluster's objects at which it had the replicas that it should have.
+    pub settled: u64,
     /// Live jobs.
     pub live: u64,
     /// Ready jobs.
@@ -120,27 +122,52 @@ pub struct ShardSlot {
     /// Number.
     pub shard: u16,
     /// Nodes with a replica; the first is the preferred leader.
-    pub replicas: Vec<u32>,
+    pub replicas: ArcSwap<Vec<u32>>,
+    /// Id of the replica here; 0: none.
+    pub local: AtomicU64,
     /// Node that leads; 0: none known.
     pub leader: AtomicU32,
     /// Ready index, while it is led here.
     pub index: ArcSwapOption<ReadyIndex>,
     /// Requests, if a replica is here.
-    pub inbox: Option<Inbox<Request>>,
+    pub inbox: ArcSwapOption<Inbox<Request>>,
     /// Jobs taken from the index whose lease found no room in the inbox, for the reactor to file again. Bounded by the
     /// entries of the index.
     pub returned: SegQueue<Vec<Popped>>,
     /// Bodies, if a replica is here.
-    pub store: Option<Arc<StateStore>>,
+    pub store: ArcSwapOption<StateStore>,
     /// Use by its jobs, while it is led here.
     pub usage: ArcSwap<Usage>,
     /// Its figures, while it is led here.
     pub status: ArcSwap<ShardStatus>,
-    /// Index that every replica has on disk, as its leader says; the log may be cut up to it.
+    /// Index up to which the log may be cut, as its leader says: every replica has it on disk, or gets a copy of the
+    /// state.
     pub matched: AtomicU64,
 }
 
 impl ShardSlot {
+    /// A shard without a replica here, yet.
+    pub fn new(shard: u16, nodes: Vec<u32>) -> Self {
+        ShardSlot {
+            shard,
+            replicas: ArcSwap::from_pointee(nodes),
+            local: Default::default(),
+            leader: Default::default(),
+            index: Default::default(),
+            inbox: Default::default(),
+            returned: Default::default(),
+            store: Default::default(),
+            usage: Default::default(),
+            status: Default::default(),
+            matched: Default::default(),
+        }
+    }
+
+    /// The preferred leader; 0: none.
+    pub fn preferred(&self) -> u32 {
+        self.replicas.load().first().copied().unwrap_or(0)
+    }
+
     /// Node that leads; 0: none known.
     pub fn leader(&self) -> u32 {
         self.leader.load(Ordering::Relaxed)
@@ -192,7 +219,7 @@ pub struct Directory {
     /// Use of resources over the whole cluster.
     pub usage: ArcSwap<Usage>,
     /// What the other nodes said last.
-    pub hints: BTreeMap<u32, ArcSwap<NodeHints>>,
+    pub hints: ArcSwap<BTreeMap<u32, Arc<ArcSwap<NodeHints>>>>,
     /// Lease requests that wait.
     pub waiting: WaitRooms,
     /// The disk is nearly full: no submissions.
@@ -216,9 +243,19 @@ impl Directory {
         self.shards.iter().filter(|s| s.leader() == self.node)
     }
 
+    /// The other nodes are these from now on.
+    pub fn set_others(&self, nodes: impl Iterator<Item = u32>) {
+        let before = self.hints.load();
+        let told = |node: u32| (node, before.get(&node).cloned().unwrap_or_default());
+        let others: BTreeMap<_, _> = nodes.filter(|&node| node != self.node).map(told).collect();
+        if !others.keys().eq(before.keys()) {
+            self.hints.store(Arc::new(others));
+        }
+    }
+
     /// Whether a node stops, or did so when it was last heard of.
     pub fn is_draining(&self, node: u32) -> bool {
-        let told = || self.hints.get(&node).is_some_and(|hints| hints.load().draining);
+        let told = || self.hints.load().get(&node).is_some_and(|hints| hints.load().draining);
         if node == self.node { self.draining.load(Ordering::Relaxed) } else { told() }
     }
 }

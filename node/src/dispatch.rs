@@ -234,7 +234,7 @@ impl Dispatcher {
                 }
             }
         }
-        for (&node, hints) in &directory.hints {
+        for (&node, hints) in directory.hints.load().iter() {
             if !self.router.peers.is_up(node) {
                 continue;
             }
@@ -366,7 +366,7 @@ impl Dispatcher {
         queue: &QueueEntry,
         to: &LeaseFor,
     ) -> Result<Vec<v1::Lease>, Fault> {
-        let store = self.directory().shard(shard).and_then(|s| s.store.clone());
+        let store = self.directory().shard(shard).and_then(|s| s.store.load_full());
         let store = store.ok_or_else(|| Fault::not_leader(shard))?;
         let mut leases = Vec::with_capacity(jobs.len());
         let mut bytes = 0;

@@ -13,6 +13,8 @@ use crate::log_writer::{LogTask, LogWriter};
 use crate::outbound::Outbound;
 use crate::request::{CommandReply, Fault, LeaseFor, LeaseReply, LeasedJob, Query, Request, Snapshot};
 use crate::router::HeartbeatCall;
+use crate::snapshot::sender::Sender;
+use crate::snapshot::standby::{self, Floors, Standby};
 use crate::store::state::{Applied, StateBatch, StateStore};
 use moso_proto::Code;
 use moso_queue::command::{Command, JobResult, Outcome, Reply, ResultStatus};
@@ -21,7 +23,8 @@ use moso_queue::ready::Popped;
 use moso_queue::unwritten::Record;
 use moso_queue::{ClassId, Machine, ReadyIndex};
 use moso_shard::core::{Answer, Core, CoreOutput, LeaseTo, Shed};
-use moso_shard::{Message, Position, Role};
+use moso_shard::members::{Members, Step};
+use moso_shard::{Message, Position, Replica, Role};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -67,6 +70,13 @@ pub struct Group {
     damaged: bool,
     /// Log bytes written to the store since its last flush.
     flushable_bytes: u64,
+    standby: Standby,
+    /// Index up to which the log may be cut, as this leader sees it.
+    cut_to: u64,
+    /// Version of the objects at which it had the replicas that it should have.
+    settled: u64,
+    /// The replica is to go, once its appends are on disk: nothing more is taken.
+    retired: bool,
 }
 
 /// What a group needs of its reactor.
@@ -97,6 +107,10 @@ impl Group {
             stages: Stages::default(),
             damaged: false,
             flushable_bytes: 0,
+            standby: Standby::default(),
+            cut_to: 0,
+            settled: 0,
+            retired: false,
         }
     }
 
@@ -110,8 +124,80 @@ impl Group {
         &self.store
     }
 
+    /// Id of the replica.
+    pub fn peer(&self) -> u64 {
+        self.core.replica_ref().peer()
+    }
+
+    /// Copies of its state.
+    pub fn standby(&mut self) -> (&mut Standby, &mut Replica, &Arc<StateStore>) {
+        (&mut self.standby, self.core.replica(), &self.store)
+    }
+
+    /// An append is on disk.
+    pub fn persisted(&mut self, number: u64) {
+        self.core.replica().persisted(number);
+        self.standby.persisted(number);
+    }
+
+    /// A copy of a leader's state that may take this one's place; `false`: there is no use for it.
+    pub fn prepare(&mut self, machine: Machine, store: Arc<StateStore>, at: Position) -> bool {
+        let useful = !self.retired && at.index > self.core.replica_ref().applied_index();
+        match useful {
+            true => {
+                self.core.prepare(machine, at);
+                self.standby.keep(store);
+            }
+            false => standby::remove(store),
+        }
+        useful
+    }
+
+    /// What is to be done about copies from time to time.
+    pub fn tend_copies(&mut self, sender: &Arc<Sender>) {
+        self.standby.send(self.shard, self.core.replica(), &self.store, sender);
+        if self.standby.expire() {
+            self.core.unprepare();
+        }
+    }
+
+    /// Takes a step towards the replicas that the shard should have, as of `version` of the objects.
+    pub fn reconcile(&mut self, wanted: &Members, version: u64) {
+        if self.retired {
+            return;
+        }
+        if let Some(Step::Done) = self.core.replica().reconcile(wanted) {
+            self.settled = version;
+        }
+    }
+
+    /// The replica is to go.
+    pub fn retire(&mut self) {
+        self.retired = true;
+    }
+
+    /// It is to go, and nothing of it is under way any more.
+    pub fn is_gone(&self) -> bool {
+        self.retired && self.core.replica_ref().appends_in_flight() == 0
+    }
+
+    /// Ends it: who waits is told; what is left is its store.
+    pub fn end(mut self, around: &Surroundings<'_>) -> Arc<StateStore> {
+        self.role_changed(Role::Follower { term: 0, leader: None }, around);
+        if let Some(slot) = around.directory.shard(self.shard) {
+            slot.inbox.store(None);
+            slot.store.store(None);
+            slot.index.store(None);
+        }
+        self.standby.clear();
+        self.store
+    }
+
     /// Takes a message of another replica.
     pub fn step(&mut self, message: Message) {
+        if self.retired {
+            return;
+        }
         // Refused ones are counted by the receiver's metrics; nothing else happens.
         if let Err(error) = self.core.replica().step(message) {
             metrics::counter!("moso_raft_messages_refused_total").increment(1);
@@ -124,7 +210,8 @@ impl Group {
     /// Takes requests; returns whether there is anything to do for a turn.
     pub fn take_requests(&mut self, around: &Surroundings<'_>) -> bool {
         let Some(slot) = around.directory.shard(self.shard) else { return false };
-        let Some(inbox) = &slot.inbox else { return false };
+        let inbox = slot.inbox.load();
+        let Some(inbox) = inbox.as_ref() else { return false };
         let mut any = !self.confirmed.is_empty();
         while let Some(popped) = slot.returned.pop() {
             any = true;
@@ -216,6 +303,18 @@ impl Group {
         let mut out = std::mem::take(&mut self.out);
         let (start, before) = (Instant::now(), self.core.replica_ref().applied_index());
         self.core.turn(around.clock.mono_ms(), &mut out)?;
+        if out.restored.take().is_some() {
+            self.standby.swap(&mut self.store, &out.appends);
+            self.flushable_bytes = 0;
+            if let Some(slot) = around.directory.shard(self.shard) {
+                slot.store.store(Some(self.store.clone()));
+            }
+            tracing::info!(
+                shard = self.shard,
+                index = self.core.replica_ref().last_index(),
+                "took a copy of the state"
+            );
+        }
         for peer in around.outbound.raft(self.shard, out.messages.drain(..)) {
             self.core.replica().report_unreachable(peer);
         }
@@ -310,6 +409,14 @@ impl Group {
         self.flushable_bytes + self.core.unwritten_bytes() as u64
     }
 
+    /// Index up to which every replica lets the log be cut, or a bound on what one of them may hold up does; `None` unless
+    /// it leads.
+    pub fn cut_to(&mut self, floors: Floors) -> Option<u64> {
+        let cut = self.standby.cut_to(self.core.replica_ref(), floors)?;
+        self.cut_to = cut;
+        Some(cut)
+    }
+
     /// A flush of all that was written was asked for.
     pub fn flush_begun(&mut self) {
         self.flushable_bytes = 0;
@@ -398,7 +505,8 @@ impl Group {
             commit: replica.committed_index(),
             applied: replica.applied_index(),
             lag: progress.iter().map(|p| p.lag).max().unwrap_or(0),
-            matched: replica.matched_by_all().filter(|_| leads).unwrap_or(0),
+            matched: if leads { self.cut_to } else { 0 },
+            settled: if leads { self.settled } else { 0 },
             live: machine.live(),
             ready: sum(moso_queue::Class::ready),
             leased: sum(moso_queue::Class::leased),

@@ -9,6 +9,7 @@ use crate::reactor::{Mailbox, reactor_of};
 use crate::request::Fault;
 use crate::router::{FAULT, HeartbeatCall, OK, Router, call, pack, unpack};
 use crate::sessions::Sessions;
+use crate::snapshot::receiver::Receiver;
 use bytes::Bytes;
 use moso_proto::{Code, v1};
 use moso_queue::Command;
@@ -16,6 +17,7 @@ use moso_shard::wire;
 use prost::Message as _;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::oneshot;
 
@@ -28,6 +30,8 @@ pub struct Served {
     pub router: Arc<Router>,
     /// Lease requests.
     pub dispatcher: Arc<Dispatcher>,
+    /// Copies of shards' states.
+    pub receiver: Arc<Receiver>,
 }
 
 /// Takes what other nodes send.
@@ -113,6 +117,32 @@ async fn lease(served: &Served, shard: u16, ask: LeaseAsk) -> Result<Bytes, Faul
     Ok(reply.encode_to_vec().into())
 }
 
+/// Copies wait for the disk.
+async fn copy(served: &Served, shard: u16, kind: u8, body: Bytes) -> Result<Bytes, Fault> {
+    let (receiver, directory) = (served.receiver.clone(), served.router.directory.clone());
+    let work = move || match kind {
+        call::SNAPSHOT_OFFER => {
+            let local = match shard {
+                0 => crate::open::peer_of(directory.node),
+                _ => directory.shard(shard).map_or(0, |slot| slot.local.load(Ordering::Acquire)),
+            };
+            Ok(pack(&receiver.offer(shard, local, unpack(&body)?)?))
+        }
+        call::SNAPSHOT_CHUNK => {
+            let short = || Fault::new(Code::Internal, "a part of a copy that ends too early");
+            let (&length, rest) = body.split_first().ok_or_else(short)?;
+            let (head, bytes) = rest.split_at_checked(usize::from(length)).ok_or_else(short)?;
+            receiver.chunk(shard, unpack(head)?, bytes)?;
+            Ok(Bytes::new())
+        }
+        _ => {
+            receiver.done(shard, &unpack(&body)?)?;
+            Ok(Bytes::new())
+        }
+    };
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(Fault::not_leader(shard)))
+}
+
 async fn answer(served: &Served, shard: u16, kind: u8, body: Bytes) -> Result<Bytes, Fault> {
     let router = &served.router;
     match kind {
@@ -128,6 +158,7 @@ async fn answer(served: &Served, shard: u16, kind: u8, body: Bytes) -> Result<By
             Ok(pack(&router.heartbeat_here(shard, call).await))
         }
         call::QUERY => query::run(router, shard, unpack(&body)?).await,
+        call::SNAPSHOT_OFFER | call::SNAPSHOT_CHUNK | call::SNAPSHOT_DONE => copy(served, shard, kind, body).await,
         call::META_COMMAND => Ok(pack(&router.meta_command_here(body).await?)),
         call::META_QUERY => Ok(pack(&query::run_meta(router, unpack(&body)?).await?)),
         other => Err(Fault::new(Code::Internal, format!("another node sent a call of unknown kind {other}"))),

@@ -92,7 +92,8 @@ impl HintFrame {
 
 /// Takes in another node's hints: wakes waiting workers, keeps what was said.
 pub fn receive(directory: &Directory, from: u32, mut hints: NodeHints) {
-    let Some(slot) = directory.hints.get(&from) else { return };
+    let others = directory.hints.load();
+    let Some(slot) = others.get(&from) else { return };
     let before = slot.load();
     hints.usage = hints.usage.or_else(|| before.usage.clone());
     hints.node = hints.node.or_else(|| before.node.clone());
@@ -100,7 +101,7 @@ pub fn receive(directory: &Directory, from: u32, mut hints: NodeHints) {
         if let Some(slot) = directory.shard(shard.status.shard) {
             slot.matched.fetch_max(shard.status.matched, Ordering::Relaxed);
             // Shards without a replica here learn their leader so.
-            if slot.inbox.is_none() {
+            if slot.inbox.load().is_none() {
                 slot.leader.store(from, Ordering::Relaxed);
             }
         }
@@ -138,7 +139,7 @@ fn own_usage(directory: &Directory) -> Usage {
 /// Sums what all nodes said, and sorts the shares.
 fn total(directory: &Directory, peers: &Peers) {
     let mut sum = own_usage(directory);
-    for (&node, hints) in &directory.hints {
+    for (&node, hints) in directory.hints.load().iter() {
         // What a silent node led is led by others by now, and counted there.
         if let Some(usage) = &hints.load().usage
             && peers.is_up(node)
@@ -188,7 +189,7 @@ pub async fn run(directory: Arc<Directory>, peers: Arc<Peers>, node: impl Fn() -
             }
         }
         let frame = HintFrame::Hints(Box::new(hints)).encode();
-        for &to in directory.hints.keys() {
+        for &to in directory.hints.load().keys() {
             peers.send_hints(to, frame.clone());
         }
         tokio::time::sleep(SPACING).await;

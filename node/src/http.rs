@@ -66,7 +66,7 @@ async fn metrics(State(state): State<HttpState>) -> Response {
     ] {
         metrics::gauge!(name).set(value as f64);
     }
-    for slot in directory.shards.iter().filter(|slot| slot.inbox.is_some()) {
+    for slot in directory.shards.iter().filter(|slot| slot.inbox.load().is_some()) {
         // A shard that is led elsewhere by now must not be counted twice.
         let led = slot.leader() == directory.node;
         let status = if led { **slot.status.load() } else { ShardStatus::default() };

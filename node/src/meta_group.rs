@@ -5,11 +5,13 @@ use crate::error::Error;
 use crate::group::{Surroundings, node_of};
 use crate::log_writer::LogTask;
 use crate::request::{Fault, MetaQuery, MetaRequest};
+use crate::snapshot::sender::Sender;
+use crate::snapshot::standby::{self, Floors, Standby};
 use crate::store::state::{Applied, StateStore};
 use moso_proto::object::{Node, ShardTable};
-use moso_queue::meta::{MetaCommand, MetaReply, MetaView, Object};
+use moso_queue::meta::{MetaCommand, MetaMachine, MetaReply, MetaView, Object};
 use moso_shard::meta_core::{MetaAnswer, MetaCore, MetaOutput};
-use moso_shard::{Message, Role};
+use moso_shard::{Message, Position, Replica, Role};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,24 +38,73 @@ pub struct MetaGroup {
     reads: BTreeMap<u64, Vec<MetaQuery>>,
     waiting_reads: Vec<MetaQuery>,
     served: bool,
+    standby: Standby,
 }
 
 impl MetaGroup {
-    /// A replica whose state was loaded from `store`.
-    pub fn new(core: MetaCore<Option<Reply>>, store: Arc<StateStore>, bootstrap: Bootstrap) -> Self {
+    /// A replica whose state was loaded from `store`. One that joins a cluster never makes it.
+    pub fn new(core: MetaCore<Option<Reply>>, store: Arc<StateStore>, bootstrap: Option<Bootstrap>) -> Self {
         MetaGroup {
             core,
             store,
-            bootstrap: Some(bootstrap),
+            bootstrap,
             reads: BTreeMap::new(),
             waiting_reads: Vec::new(),
             served: false,
+            standby: Standby::default(),
         }
     }
 
     /// The core.
     pub fn core(&mut self) -> &mut MetaCore<Option<Reply>> {
         &mut self.core
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<StateStore> {
+        &self.store
+    }
+
+    /// Copies of its state.
+    pub fn standby(&mut self) -> (&mut Standby, &mut Replica) {
+        (&mut self.standby, self.core.replica())
+    }
+
+    /// An append is on disk.
+    pub fn persisted(&mut self, number: u64) {
+        self.core.replica().persisted(number);
+        self.standby.persisted(number);
+    }
+
+    /// As [`crate::group::Group::prepare`].
+    pub fn prepare(&mut self, machine: MetaMachine, store: Arc<StateStore>, at: Position) -> bool {
+        let useful = at.index > self.core.replica_ref().applied_index();
+        match useful {
+            true => {
+                self.core.prepare(machine, at);
+                self.standby.keep(store);
+            }
+            false => standby::remove(store),
+        }
+        useful
+    }
+
+    /// As [`crate::group::Group::cut_to`].
+    pub fn cut_to(&mut self, floors: Floors) -> Option<u64> {
+        self.standby.cut_to(self.core.replica_ref(), floors)
+    }
+
+    /// Copies, and the members: every node has a replica, and an odd number of them vote.
+    pub fn tend(&mut self, sender: &Arc<Sender>, directory: &Directory) {
+        self.standby.send(0, self.core.replica(), &self.store, sender);
+        if self.standby.expire() {
+            self.core.unprepare();
+        }
+        let meta = directory.meta.load();
+        if meta.version() > 0 {
+            let wanted = crate::open::meta_members(&meta, &self.core.replica_ref().conf_state());
+            self.core.replica().reconcile(&wanted);
+        }
     }
 
     /// Takes a message of another replica.
@@ -86,6 +137,10 @@ impl MetaGroup {
         self.start_reads();
         let mut out = MetaOutput::default();
         let changed = self.core.turn(&mut out)?;
+        if out.replica.restored.take().is_some() {
+            self.standby.swap(&mut self.store, &out.replica.appends);
+            tracing::info!(index = self.core.replica_ref().last_index(), "took a copy of the cluster's objects");
+        }
         for peer in around.outbound.raft(0, out.replica.messages.drain(..)) {
             self.core.replica().report_unreachable(peer);
         }

@@ -10,7 +10,6 @@ use crate::directory::{Counters, Directory, Inbox, ShardSlot};
 use crate::dispatch::Dispatcher;
 use crate::error::Error;
 use crate::handler::{Handler, Served};
-use crate::hints::NodeHints;
 use crate::http::{self, HttpState};
 use crate::log_writer::LogWriter;
 use crate::meta_group::publish;
@@ -18,16 +17,21 @@ use crate::open;
 use crate::outbound::Outbound;
 use crate::peer::{PeerConfig, Peers};
 use crate::reactor::{Mailbox, Reactor, reactor_of};
+use crate::resident::Residents;
 use crate::router::Router;
 use crate::sessions::Sessions;
+use crate::snapshot::receiver::Receiver;
+use crate::snapshot::sender::Sender;
 use crate::store::{self, DataFolder, LogOptions, SegmentLog, SharedOptions, SharedRocks};
 use crate::upkeep::{Flusher, Upkeep};
 use crossbeam::sync::Parker;
 use metrics_exporter_prometheus::PrometheusHandle;
 use moso_proto::MESSAGE_BYTES_MAX;
+use moso_proto::shards::node_of;
 use moso_proto::v1::admin_server::AdminServer;
 use moso_proto::v1::jobs_server::JobsServer;
 use moso_proto::v1::workers_server::WorkersServer;
+use moso_queue::meta::MetaView;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -36,7 +40,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 /// Requests waiting at a shard: a second's worth of single calls.
-const INBOX: usize = 8_192;
+pub const INBOX: usize = 8_192;
 /// Changes of objects waiting at the meta group.
 const META_INBOX: usize = 1_024;
 /// How long a stopping node waits for its workers and leaderships to go.
@@ -57,9 +61,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let sessions = Arc::new(Sessions::default());
     let served = Arc::new(OnceLock::new());
     let handler = Handler { mailboxes: mailboxes.clone(), sessions: sessions.clone(), served: served.clone() };
-    let others: Vec<u32> = directory.hints.keys().copied().collect();
     let peers = Arc::new(Peers::start(peer_config(&config, &folder, listeners.peer)?, Arc::new(handler)));
-    let outbound = Outbound::new(peers.clone(), sessions.clone(), others);
+    let outbound = Outbound::new(peers.clone(), sessions.clone());
     let router = Arc::new(Router::new(directory.clone(), peers.clone()));
     let dispatcher = Arc::new(Dispatcher::new(router.clone()));
     let info = Arc::new(ClusterInfo {
@@ -69,13 +72,23 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
         data: config.data.clone(),
         clock,
     });
-    let _ = served.set(Served { router: router.clone(), dispatcher: dispatcher.clone() });
+    let shared = built.shared.clone();
+    let receiver = Arc::new(Receiver::new(config.data.clone(), mailboxes.clone(), shared.clone()));
+    let _ = served.set(Served { router: router.clone(), dispatcher: dispatcher.clone(), receiver });
+    let residents = Residents {
+        config: config.clone(),
+        directory: directory.clone(),
+        mailboxes: mailboxes.clone(),
+        log: built.log.clone(),
+        shared,
+    };
 
     let (failed, mut failure) = watch::channel(false);
     let threads = start_threads(&config, built, &outbound, &peers, clock, &failed)?;
 
     let hints_info = info.clone();
     let hints = tokio::spawn(crate::hints::run(directory.clone(), peers.clone(), move || hints_info.own()));
+    let placement = tokio::spawn(crate::placement::run(Arc::new(residents), router.clone(), failed.clone()));
     let (stopping, _) = watch::channel(false);
     let http_state = HttpState { info: info.clone(), metrics };
     let mut http_stop = stopping.subscribe();
@@ -101,6 +114,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     give_leaderships_away(&directory, &mailboxes).await;
     let _ = stopping.send(true);
     hints.abort();
+    placement.abort();
     let _ = tokio::time::timeout(DRAIN, api).await;
     let _ = tokio::time::timeout(DRAIN, http).await;
     mailboxes.iter().for_each(|m| m.stop());
@@ -108,7 +122,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())));
     let _ = joined.await;
     for slot in &directory.shards {
-        if let Some(store) = &slot.store {
+        if let Some(store) = slot.store.load_full() {
             store.flush()?;
         }
     }
@@ -129,7 +143,9 @@ fn start_threads(
     clock: Clock,
     failed: &watch::Sender<bool>,
 ) -> Result<Vec<JoinHandle<()>>, Error> {
-    let Built { mailboxes, parkers, directory, groups, meta, log } = built;
+    let Built { mailboxes, parkers, directory, groups, meta, log, shared } = built;
+    let sender =
+        Arc::new(Sender::new(peers.clone(), mailboxes.clone(), config.data.clone(), shared, config.snapshot_mib_per_s));
     let (writer, writer_thread) =
         LogWriter::start(log.clone(), outbound.clone(), mailboxes.clone()).map_err(threads)?;
     let (flusher, flusher_thread) = Flusher::start(mailboxes.clone()).map_err(threads)?;
@@ -149,7 +165,8 @@ fn start_threads(
             directory: directory.clone(),
             outbound: outbound.clone(),
             log: writer.clone(),
-            upkeep: Upkeep::new(flusher.clone(), log.clone(), writer.clone(), peers.clone()),
+            upkeep: Upkeep::new(flusher.clone(), log.clone(), writer.clone(), peers.clone(), sender.clone()),
+            data: config.data.clone(),
             clock,
             tick_ms: config.raft_tick_ms,
             policy_version: u64::MAX,
@@ -200,6 +217,7 @@ struct Built {
     groups: Vec<(u16, crate::group::Group)>,
     meta: crate::meta_group::MetaGroup,
     log: Arc<SegmentLog>,
+    shared: Arc<SharedRocks>,
 }
 
 /// Opens all that is on disk.
@@ -208,40 +226,46 @@ fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
     let data = folder.path();
     let log_options = LogOptions { segment_bytes: config.log_segment_mib * MIB };
     let log = Arc::new(SegmentLog::open(&store::log_dir(data), &log_options)?);
-    let shared = SharedRocks::new(&SharedOptions {
+    let shared = Arc::new(SharedRocks::new(&SharedOptions {
         block_cache_bytes: config.block_cache_mib * MIB,
         memtable_bytes: config.state_memory_mib * MIB,
         write_buffer_bytes: config.state_write_buffer_mib * MIB,
         ..SharedOptions::default()
-    })?;
+    })?);
     let parkers: Vec<Parker> = (0..config.reactors.max(1)).map(|_| Parker::new()).collect();
     let mailboxes: Vec<Arc<Mailbox>> = parkers.iter().map(|p| Arc::new(Mailbox::new(p.unparker().clone()))).collect();
-    let table = open::shard_table(config);
+    crate::resident::finish_destroying(data, &log)?;
+    let own = open::peer_of(config.node);
+    let meta_store = open::open_store(data, 0, own, &log, &shared)?;
+    if !config.join {
+        open::found(0, &meta_store, &log, &open::meta_founders(config))?;
+    }
+    let mut meta = open::open_meta(config, meta_store, &log)?;
+    let view = MetaView::new(meta.core().machine())?;
+    let founds = view.version() == 0 && !config.join;
+    let table = if view.version() == 0 { open::shard_table(config) } else { view.shards().clone() };
+    let on_disk = open::replicas_on_disk(data)?;
     let mut groups = Vec::new();
     let mut slots = Vec::new();
-    for (at, nodes) in table.replicas.iter().enumerate() {
-        let shard = at as u16 + 1;
-        let here = nodes.contains(&config.node);
-        let store = here.then(|| open::open_store(data, config, shard, &shared)).transpose()?;
-        if let Some(store) = &store {
-            groups.push((shard, open::open_group(config, shard, nodes, store.clone(), &log)?));
+    for shard in 1..=config.shards {
+        let nodes = table.replicas.get(usize::from(shard) - 1).filter(|_| !config.join || view.version() > 0);
+        let slot = ShardSlot::new(shard, nodes.cloned().unwrap_or_default());
+        let newest =
+            on_disk.keys().filter(|key| key.0 == shard && node_of(key.1) == config.node).map(|key| key.1).max();
+        let founded = nodes.filter(|nodes| founds && nodes.contains(&config.node)).map(|nodes| open::founders(nodes));
+        if let Some(peer) = newest.or(founded.as_ref().map(|_| own)) {
+            let store = open::open_store(data, shard, peer, &log, &shared)?;
+            if let Some(members) = founded {
+                open::found(shard, &store, &log, &members)?;
+            }
+            groups.push((shard, open::open_group(config, shard, peer, store.clone(), &log)?));
+            let mailbox = &mailboxes[reactor_of(shard, mailboxes.len())];
+            slot.inbox.store(Some(Arc::new(Inbox::new(INBOX, mailbox.unparker()))));
+            slot.store.store(Some(store));
+            slot.local.store(peer, std::sync::atomic::Ordering::Release);
         }
-        let mailbox = &mailboxes[reactor_of(shard, mailboxes.len())];
-        slots.push(ShardSlot {
-            shard,
-            replicas: nodes.clone(),
-            leader: Default::default(),
-            index: Default::default(),
-            inbox: here.then(|| Inbox::new(INBOX, mailbox.unparker())),
-            returned: Default::default(),
-            store,
-            usage: Default::default(),
-            status: Default::default(),
-            matched: Default::default(),
-        });
+        slots.push(slot);
     }
-    let mut meta = open::open_meta(config, open::open_store(data, config, 0, &shared)?, &log)?;
-    let others = config.members.iter().map(|m| m.node).filter(|&n| n != config.node);
     let directory = Arc::new(Directory {
         node: config.node,
         cluster: config.cluster.clone(),
@@ -252,15 +276,16 @@ fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
         meta_changed: Default::default(),
         order: Default::default(),
         usage: Default::default(),
-        hints: others.map(|node| (node, arc_swap::ArcSwap::from_pointee(NodeHints::default()))).collect(),
+        hints: Default::default(),
         waiting: Default::default(),
         disk_low: Default::default(),
         draining: Default::default(),
         hint_now: Default::default(),
         counters: Counters::default(),
     });
+    directory.set_others(config.members.iter().map(|member| member.node));
     publish(meta.core(), &directory)?;
-    Ok(Built { mailboxes, parkers, directory, groups, meta, log })
+    Ok(Built { mailboxes, parkers, directory, groups, meta, log, shared })
 }
 
 fn start_reactor(number: usize, reactor: Reactor, failed: watch::Sender<bool>) -> Result<JoinHandle<()>, Error> {
@@ -278,7 +303,7 @@ fn start_reactor(number: usize, reactor: Reactor, failed: watch::Sender<bool>) -
 
 /// Asks the reactors to hand their leaderships over, and waits until they have, or the time is up.
 async fn give_leaderships_away(directory: &Directory, mailboxes: &[Arc<Mailbox>]) {
-    if directory.hints.is_empty() {
+    if directory.hints.load().is_empty() {
         return;
     }
     directory.draining.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -286,7 +311,7 @@ async fn give_leaderships_away(directory: &Directory, mailboxes: &[Arc<Mailbox>]
     mailboxes.iter().for_each(|m| m.drain());
     let deadline = tokio::time::Instant::now() + DRAIN;
     // Where all stop, nobody is left to lead.
-    let anybody = || directory.hints.keys().any(|&node| !directory.is_draining(node));
+    let anybody = || directory.hints.load().keys().any(|&node| !directory.is_draining(node));
     while directory.led_here().next().is_some() && anybody() && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

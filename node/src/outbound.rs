@@ -16,13 +16,12 @@ const WORDS_MAX: usize = 4_096;
 pub struct Outbound {
     peers: Arc<Peers>,
     sessions: Arc<Sessions>,
-    others: Arc<Vec<u32>>,
 }
 
 impl Outbound {
-    /// Sends through `peers`; words to workers also to all `others`, where their sessions may be.
-    pub fn new(peers: Arc<Peers>, sessions: Arc<Sessions>, others: Vec<u32>) -> Self {
-        Outbound { peers, sessions, others: Arc::new(others) }
+    /// Sends through `peers`; words to workers also to all other nodes, where their sessions may be.
+    pub fn new(peers: Arc<Peers>, sessions: Arc<Sessions>) -> Self {
+        Outbound { peers, sessions }
     }
 
     /// Lets the messages of all shards leave.
@@ -53,7 +52,7 @@ impl Outbound {
             .collect();
         for words in words.chunks(WORDS_MAX) {
             let frame = HintFrame::Words(words.to_vec()).encode();
-            for &to in self.others.iter() {
+            for to in self.peers.others() {
                 self.peers.send_hints(to, frame.clone());
             }
         }

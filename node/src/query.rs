@@ -238,7 +238,7 @@ async fn on_disk<T: Send + 'static>(f: impl FnOnce() -> Result<T, Fault> + Send 
 }
 
 fn store_of(router: &Router, shard: u16) -> Result<Arc<StateStore>, Fault> {
-    router.directory.shard(shard).and_then(|s| s.store.clone()).ok_or_else(|| Fault::not_leader(shard))
+    router.directory.shard(shard).and_then(|s| s.store.load_full()).ok_or_else(|| Fault::not_leader(shard))
 }
 
 /// Runs a query at this node.

@@ -8,11 +8,14 @@ use crate::group::{Group, Surroundings};
 use crate::log_writer::LogWriter;
 use crate::meta_group::MetaGroup;
 use crate::outbound::Outbound;
+use crate::snapshot::sender::News;
+use crate::snapshot::standby::{Loaded, Prepared};
 use crossbeam::queue::{ArrayQueue, SegQueue};
 use crossbeam::sync::{Parker, Unparker};
 use moso_shard::Message;
 use moso_shard::core::Policy;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -26,6 +29,9 @@ pub fn reactor_of(shard: u16, reactors: usize) -> usize {
     (u32::from(shard).wrapping_mul(0x9e37_79b9) >> 16) as usize % reactors
 }
 
+/// Something that only the reactor's own thread may do. It must not wait.
+pub type Task = Box<dyn FnOnce(&mut Reactor) + Send>;
+
 /// What other threads leave at a reactor.
 pub struct Mailbox {
     messages: ArrayQueue<(u16, Message)>,
@@ -35,6 +41,8 @@ pub struct Mailbox {
     flushed: SegQueue<(u16, u64)>,
     /// Replicas on a node that cannot be reached.
     unreachable: SegQueue<u32>,
+    /// Work for the reactor's own thread: rare.
+    tasks: SegQueue<Task>,
     drain: AtomicBool,
     stop: AtomicBool,
     unparker: Unparker,
@@ -48,6 +56,7 @@ impl Mailbox {
             persisted: SegQueue::new(),
             flushed: SegQueue::new(),
             unreachable: SegQueue::new(),
+            tasks: SegQueue::new(),
             drain: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             unparker,
@@ -81,6 +90,12 @@ impl Mailbox {
     /// A node cannot be reached.
     pub fn unreachable(&self, node: u32) {
         self.unreachable.push(node);
+        self.unparker.unpark();
+    }
+
+    /// Lets the reactor do something in its next turn.
+    pub fn task(&self, task: Task) {
+        self.tasks.push(task);
         self.unparker.unpark();
     }
 
@@ -118,6 +133,8 @@ pub struct Reactor {
     pub outbound: Outbound,
     /// To the log.
     pub log: LogWriter,
+    /// Data folder.
+    pub data: PathBuf,
     /// Flushes and cuts.
     pub upkeep: crate::upkeep::Upkeep,
     /// Time.
@@ -136,6 +153,7 @@ impl Reactor {
         let turn_time = metrics::histogram!("moso_stage_seconds", "stage" => "turn");
         while !self.mailbox.stop.load(Ordering::Acquire) {
             let start = self.clock.mono_us();
+            self.run_tasks(&mut dirty);
             self.take_mail(&mut dirty);
             self.take_requests(&mut dirty);
             let now = self.clock.mono_ms();
@@ -164,8 +182,8 @@ impl Reactor {
     fn take_mail(&mut self, dirty: &mut BTreeSet<u16>) {
         while let Some((shard, number)) = self.mailbox.persisted.pop() {
             match (shard, self.groups.get_mut(&shard), &mut self.meta) {
-                (0, _, Some(meta)) => meta.core().replica().persisted(number),
-                (_, Some(group), _) => group.core().replica().persisted(number),
+                (0, _, Some(meta)) => meta.persisted(number),
+                (_, Some(group), _) => group.persisted(number),
                 _ => continue,
             }
             dirty.insert(shard);
@@ -182,6 +200,8 @@ impl Reactor {
         while let Some((shard, index)) = self.mailbox.flushed.pop() {
             if let Some(group) = self.groups.get_mut(&shard) {
                 self.upkeep.flushed(group, &self.directory, shard, index);
+            } else if let Some(meta) = self.meta.as_mut().filter(|_| shard == 0) {
+                self.upkeep.meta_flushed(meta, index);
             }
         }
         while let Some(node) = self.mailbox.unreachable.pop() {
@@ -224,6 +244,7 @@ impl Reactor {
         }
         if let Some(meta) = &mut self.meta {
             meta.core().replica().tick();
+            self.upkeep.meta_tick(meta, &self.directory, now);
             let replica = meta.core().replica();
             let first = replica.conf_state().voters.iter().copied().map(crate::group::node_of).min();
             match first {
@@ -233,6 +254,71 @@ impl Reactor {
             }
         }
         Ok(())
+    }
+
+    fn run_tasks(&mut self, dirty: &mut BTreeSet<u16>) {
+        let before = self.mailbox.tasks.len();
+        for _ in 0..before {
+            let Some(task) = self.mailbox.tasks.pop() else { break };
+            task(self);
+        }
+        if before > 0 {
+            dirty.extend(self.groups.keys());
+            dirty.extend(self.meta.as_ref().map(|_| 0));
+        }
+        let gone: Vec<u16> = self.groups.iter().filter(|(_, group)| group.is_gone()).map(|(shard, _)| *shard).collect();
+        for shard in gone {
+            self.end(shard);
+        }
+    }
+
+    /// What became of a copy that was sent to a follower.
+    pub fn copy_news(&mut self, shard: u16, news: News) {
+        if let Some(group) = self.groups.get_mut(&shard) {
+            let (standby, replica, _) = group.standby();
+            standby.news(replica, news);
+        } else if let Some(meta) = self.meta.as_mut().filter(|_| shard == 0) {
+            let (standby, replica) = meta.standby();
+            standby.news(replica, news);
+        }
+    }
+
+    /// A copy of a leader's state, ready to take the place of a replica's here; `false`: there is no use for it.
+    pub fn take_prepared(&mut self, shard: u16, prepared: Prepared) -> bool {
+        let Prepared { store, machine, at } = prepared;
+        match (machine, self.groups.get_mut(&shard), &mut self.meta) {
+            (Loaded::Data(machine), Some(group), _) => group.prepare(*machine, store, at),
+            (Loaded::Meta(machine), None, Some(meta)) if shard == 0 => meta.prepare(*machine, store, at),
+            _ => {
+                crate::snapshot::standby::remove(store);
+                false
+            }
+        }
+    }
+
+    /// A replica that joins.
+    pub fn add(&mut self, shard: u16, group: Group) {
+        self.groups.insert(shard, group);
+        // The policy is given to it with the next tick.
+        self.policy_version = u64::MAX;
+    }
+
+    /// A replica here is to go.
+    pub fn retire(&mut self, shard: u16, peer: u64) {
+        if let Some(group) = self.groups.get_mut(&shard).filter(|group| group.peer() == peer) {
+            group.retire();
+        }
+    }
+
+    fn end(&mut self, shard: u16) {
+        let Some(group) = self.groups.remove(&shard) else { return };
+        let around =
+            Surroundings { directory: &self.directory, outbound: &self.outbound, log: &self.log, clock: self.clock };
+        let peer = group.peer();
+        let store = group.end(&around);
+        self.upkeep.forget(shard);
+        let replica = (self.data.clone(), shard, peer);
+        crate::resident::destroy(self.directory.clone(), self.log.clone(), self.upkeep.log().clone(), replica, store);
     }
 
     fn refresh_policy(&mut self) {

@@ -26,7 +26,7 @@ pub fn recognise(directory: &Directory, shard: u16, command: &Bytes, reply: &mut
 const ENDED: ResultStatus = ResultStatus::Refused(Code::AlreadyEnded);
 
 fn is_repeat(directory: &Directory, shard: u16, session: u64, result: &JobResult) -> bool {
-    let Some(store) = directory.shard(shard).and_then(|s| s.store.clone()) else { return false };
+    let Some(store) = directory.shard(shard).and_then(|s| s.store.load_full()) else { return false };
     let today = (crate::dispatch::unix_ms() / DAY_MS) as u16;
     let ended = store.ended_job(result.seq, today.saturating_sub(1)..=today).ok().flatten();
     let Some(ended) = ended.and_then(|(_, bytes)| EndedJob::decode(result.seq, bytes).ok()) else { return false };

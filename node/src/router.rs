@@ -36,6 +36,12 @@ pub mod call {
     pub const META_COMMAND: u8 = 5;
     /// [`crate::query::MetaQueryCall`].
     pub const META_QUERY: u8 = 6;
+    /// [`crate::snapshot::Offer`]: a copy of a shard's state.
+    pub const SNAPSHOT_OFFER: u8 = 7;
+    /// Length of the head, [`crate::snapshot::ChunkHead`], a part of a file.
+    pub const SNAPSHOT_CHUNK: u8 = 8;
+    /// [`crate::snapshot::Done`].
+    pub const SNAPSHOT_DONE: u8 = 9;
 }
 
 /// Status of an answer.
@@ -218,8 +224,8 @@ impl Router {
 
     /// Leaves a request at a shard of this node.
     pub fn request(&self, shard: u16, request: Request) -> Result<(), Fault> {
-        let inbox = self.directory.shard(shard).and_then(|s| s.inbox.as_ref());
-        let inbox = inbox.ok_or_else(|| Fault::not_leader(shard))?;
+        let inbox = self.directory.shard(shard).map(|s| s.inbox.load());
+        let inbox = inbox.as_ref().and_then(|inbox| inbox.as_ref()).ok_or_else(|| Fault::not_leader(shard))?;
         let percent = request.inbox_percent();
         inbox.send_within(request, percent).map_err(|refused| {
             Counters::add(&self.directory.counters.shed, 1);

@@ -5,7 +5,10 @@ use crate::directory::Directory;
 use crate::error::Error;
 use crate::group::{Group, node_of};
 use crate::log_writer::{LogTask, LogWriter};
+use crate::meta_group::MetaGroup;
 use crate::reactor::{Mailbox, reactor_of};
+use crate::snapshot::sender::Sender as CopySender;
+use crate::snapshot::standby::Floors;
 use crate::store::log::{RaftLog, SegmentLog};
 use crate::store::state::StateStore;
 use crossbeam::channel::{Sender, bounded};
@@ -14,8 +17,9 @@ use moso_queue::meta::MetaView;
 use moso_shard::Replica;
 use moso_shard::core::Policy;
 use moso_shard::leases::ExpiryPolicy;
+use moso_shard::members::Members;
 use moso_shard::timeouts::TimeoutTable;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -28,6 +32,13 @@ const FLUSH_MS: u64 = 300_000;
 const KEEP_ENTRIES: u64 = 64;
 /// The log is cut when at least so many entries can go.
 const CUT_ENTRIES_MIN: u64 = 256;
+/// Log that a shard keeps for replicas that lag, bytes: what a restart of some minutes needs under load. Who lacks more
+/// gets a copy of the state.
+const LAGGARD_BYTES: u64 = 4 * FLUSH_BYTES;
+/// The same for replicas to which a copy is on its way: as much as may come while it is copied.
+const COPY_BYTES: u64 = 4 * LAGGARD_BYTES;
+/// How often copies are looked after, and members are brought to what they should be, ms.
+const TEND_MS: u64 = 500;
 /// How often a leader looks whether its preferred node could lead, ms.
 const BALANCE_MS: u64 = 5_000;
 /// How soon it looks again if that node lacked too much: under load a moment when it does not is soon found.
@@ -74,13 +85,54 @@ impl Flusher {
     }
 }
 
+/// Entries of the meta group's log: it is flushed when so many have gathered, and keeps so many for replicas that lag.
+const META_FLUSH_ENTRIES: u64 = 1_024;
+const META_KEEP_ENTRIES: u64 = 4_096;
+/// How often at most the meta group is flushed, ms.
+const META_FLUSH_MS: u64 = 10_000;
+
 #[derive(Default)]
 struct ShardUpkeep {
     flushing: bool,
     flushed_ms: u64,
+    /// Bytes that the flush under way covers.
+    flushing_bytes: u64,
+    /// Durable applied index after each of the last flushes, and the bytes of log that led to it.
+    flushes: VecDeque<(u64, u64)>,
+    tend_at_ms: u64,
     balance_at_ms: u64,
     campaign_at_ms: u64,
 }
+
+impl ShardUpkeep {
+    /// Remembers a flush; returns from where on the log is kept at most.
+    fn flush_ended(&mut self, durable: u64) -> Floors {
+        self.flushing = false;
+        self.flushes.push_back((durable, std::mem::take(&mut self.flushing_bytes)));
+        if self.flushes.len() > FLUSHES_MAX
+            && let Some((_, bytes)) = self.flushes.pop_front()
+            && let Some(oldest) = self.flushes.front_mut()
+        {
+            oldest.1 += bytes;
+        }
+        Floors { laggards: self.floor(LAGGARD_BYTES), copies: self.floor(COPY_BYTES) }
+    }
+
+    /// The lowest index with at most so many bytes of log behind it, as far as the flushes tell.
+    fn floor(&self, most: u64) -> u64 {
+        let mut bytes = 0;
+        for (index, led_to) in self.flushes.iter().rev() {
+            bytes += led_to;
+            if bytes > most {
+                return *index;
+            }
+        }
+        0
+    }
+}
+
+/// Flushes remembered; the oldest ones count as one.
+const FLUSHES_MAX: usize = 256;
 
 /// A reactor's upkeep of its shards.
 pub struct Upkeep {
@@ -89,12 +141,29 @@ pub struct Upkeep {
     writer: LogWriter,
     shards: BTreeMap<u16, ShardUpkeep>,
     peers: Arc<crate::peer::Peers>,
+    sender: Arc<CopySender>,
 }
 
 impl Upkeep {
     /// Flushes through `flusher`, cuts `log` through `writer`.
-    pub fn new(flusher: Flusher, log: Arc<SegmentLog>, writer: LogWriter, peers: Arc<crate::peer::Peers>) -> Self {
-        Upkeep { flusher, log, writer, shards: BTreeMap::new(), peers }
+    pub fn new(
+        flusher: Flusher,
+        log: Arc<SegmentLog>,
+        writer: LogWriter,
+        peers: Arc<crate::peer::Peers>,
+        sender: Arc<CopySender>,
+    ) -> Self {
+        Upkeep { flusher, log, writer, shards: BTreeMap::new(), peers, sender }
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Arc<SegmentLog> {
+        &self.log
+    }
+
+    /// A shard's replica is gone.
+    pub fn forget(&mut self, shard: u16) {
+        self.shards.remove(&shard);
     }
 
     /// Called every tick for each shard.
@@ -115,15 +184,26 @@ impl Upkeep {
             if self.flusher.tasks.try_send(task).is_ok() {
                 entry.flushing = true;
                 entry.flushed_ms = now_ms;
+                entry.flushing_bytes = group.unflushed_bytes();
                 group.flush_begun();
             }
         }
+        if now_ms >= entry.tend_at_ms {
+            entry.tend_at_ms = now_ms + TEND_MS;
+            group.tend_copies(&self.sender);
+            let meta = directory.meta.load();
+            if meta.version() > 0 {
+                let voters = meta.shards().wanted(shard).into_iter().collect();
+                group.reconcile(&Members { voters, ..Members::default() }, meta.version());
+            }
+        }
+        let entry = self.shards.entry(shard).or_default();
         if now_ms >= entry.balance_at_ms {
             let done = self.balance(group, directory, shard);
             let entry = self.shards.entry(shard).or_default();
             entry.balance_at_ms = now_ms + if done { BALANCE_MS } else { BALANCE_AGAIN_MS };
         }
-        if let Some(&preferred) = directory.shard(shard).and_then(|slot| slot.replicas.first()) {
+        if let Some(preferred) = directory.shard(shard).map(|slot| slot.preferred()) {
             self.lead_if_nobody_does(group.core().replica(), shard, preferred, directory.node, now_ms);
         }
         Ok(())
@@ -153,7 +233,7 @@ impl Upkeep {
     /// Gives the leadership to the shard's preferred node once that one is up and has the log; `false` if it lacks too
     /// much of it at the moment.
     fn balance(&self, group: &mut Group, directory: &Directory, shard: u16) -> bool {
-        let Some(&preferred) = directory.shard(shard).and_then(|s| s.replicas.first()) else { return true };
+        let Some(preferred) = directory.shard(shard).map(|slot| slot.preferred()) else { return true };
         let able = self.peers.is_up(preferred) && !directory.is_draining(preferred);
         if preferred == directory.node || !group.core().serves() || !able {
             return true;
@@ -163,17 +243,48 @@ impl Upkeep {
         peer.is_none_or(|peer| replica.transfer_leader(peer.peer).is_ok())
     }
 
-    /// A flush has ended: the log below may go, as far as every replica has it on disk, so that none will ever need
-    /// what was cut.
+    /// A flush has ended: the log below may go, as far as every replica has it on disk or lacks so much that it gets a copy.
     pub fn flushed(&mut self, group: &mut Group, directory: &Directory, shard: u16, durable: u64) {
-        if let Some(entry) = self.shards.get_mut(&shard) {
-            entry.flushing = false;
-        }
+        let floors = self.shards.get_mut(&shard).map(|entry| entry.flush_ended(durable)).unwrap_or_default();
         let told = directory.shard(shard).map_or(0, |s| s.matched.load(Ordering::Relaxed));
-        let replica = group.core().replica();
         // The leader's own disk counts too: entries that it sent and has not synced may be gone after a crash.
-        let matched = replica.matched_by_all().unwrap_or(told);
-        let cut = durable.min(matched).saturating_sub(KEEP_ENTRIES);
+        let cut_to = group.cut_to(floors).unwrap_or(told.max(floors.laggards));
+        self.cut(group.core().replica(), shard, durable, cut_to);
+    }
+
+    /// As [`Upkeep::flushed`], for the meta group, which is small.
+    pub fn meta_flushed(&mut self, meta: &mut MetaGroup, durable: u64) {
+        let entry = self.shards.entry(0).or_default();
+        entry.flush_ended(durable);
+        let floor = durable.saturating_sub(META_KEEP_ENTRIES);
+        let cut_to = meta.cut_to(Floors { laggards: floor, copies: floor.saturating_sub(META_KEEP_ENTRIES) });
+        self.cut(meta.core().replica(), 0, durable, cut_to.unwrap_or(floor));
+    }
+
+    /// Periodic work of the meta group.
+    pub fn meta_tick(&mut self, meta: &mut MetaGroup, directory: &Directory, now_ms: u64) {
+        let entry = self.shards.entry(0).or_default();
+        if now_ms >= entry.tend_at_ms {
+            entry.tend_at_ms = now_ms + TEND_MS;
+            meta.tend(&self.sender, directory);
+        }
+        let replica = meta.core().replica();
+        let entries = replica.applied_index().saturating_sub(replica.first_index());
+        let due = entries >= META_FLUSH_ENTRIES && now_ms >= entry.flushed_ms + META_FLUSH_MS;
+        if due && !entry.flushing {
+            let task = FlushTask { shard: 0, store: meta.store().clone(), keep_from_day: 0 };
+            if self.flusher.tasks.try_send(task).is_ok() {
+                (entry.flushing, entry.flushed_ms) = (true, now_ms);
+            }
+        }
+    }
+
+    fn cut(&mut self, replica: &mut Replica, shard: u16, durable: u64, cut_to: u64) {
+        // A copy that is being taken over is not on disk yet.
+        if durable > replica.applied_index() {
+            return;
+        }
+        let cut = durable.min(cut_to).saturating_sub(KEEP_ENTRIES);
         if cut < replica.first_index() + CUT_ENTRIES_MIN {
             return;
         }

@@ -19,7 +19,7 @@ pub(super) fn check(config: &Config) -> Result<(), Vec<String>> {
     let Config { replicas, election_ticks, heartbeat_ticks, .. } = config;
     if ![1, 3, 5].contains(replicas) {
         errors.push(format!("replicas = {replicas}: must be 1, 3 or 5 (replicas)"));
-    } else if *replicas as usize > config.members.len() {
+    } else if !config.join && *replicas as usize > config.members.len() {
         let members = config.members.len();
         errors.push(format!("replicas = {replicas}: must be at most the number of members, {members}"));
     }

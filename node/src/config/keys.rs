@@ -15,7 +15,7 @@ const fn number(key: &'static str, min: i64, max: i64, unit: &'static str) -> Nu
     Number { key, min, max, unit }
 }
 
-const NUMBERS: [Number; 12] = [
+const NUMBERS: [Number; 13] = [
     number("node", 1, NODE_MAX as i64, "node number"),
     number("shards", 1, moso_proto::id::SHARD_MAX as i64, "shards"),
     number("replicas", 1, 5, "replicas"),
@@ -28,10 +28,11 @@ const NUMBERS: [Number; 12] = [
     number("state_write_buffer_mib", 1, 256, "MiB"),
     number("state_memory_mib", 8, 1 << 20, "MiB"),
     number("block_cache_mib", 1, 1 << 20, "MiB"),
+    number("snapshot_mib_per_s", 1, 100_000, "MiB/s"),
 ];
 
 const TEXTS: [&str; 5] = ["cluster", "data", "api", "peer", "http"];
-const SWITCH: &str = "listen_anywhere";
+const SWITCHES: [&str; 2] = ["listen_anywhere", "join"];
 const MEMBERS: &str = "members";
 
 pub(super) fn is_text(key: &str) -> bool {
@@ -39,7 +40,7 @@ pub(super) fn is_text(key: &str) -> bool {
 }
 
 pub(super) fn is_known(key: &str) -> bool {
-    key == MEMBERS || key == SWITCH || is_text(key) || NUMBERS.iter().any(|number| number.key == key)
+    key == MEMBERS || SWITCHES.contains(&key) || is_text(key) || NUMBERS.iter().any(|number| number.key == key)
 }
 
 /// Adds to `errors` every key that is unknown or whose value is of the wrong type or out of range.
@@ -54,7 +55,7 @@ pub(super) fn check(table: &Table, errors: &mut Vec<String>) {
             if !value.is_str() {
                 errors.push(format!("{key} = {value}: must be a text in quotes"));
             }
-        } else if key == SWITCH {
+        } else if SWITCHES.contains(&key.as_str()) {
             if !value.is_bool() {
                 errors.push(format!("{key} = {value}: must be true or false"));
             }
@@ -102,7 +103,7 @@ pub(super) fn unknown(key: &str) -> String {
         Some(number) => format!("{key}: unknown key; {} is given in {}", number.key, number.unit),
         None => {
             let numbers = NUMBERS.iter().map(|number| number.key);
-            let known: Vec<_> = TEXTS.into_iter().chain([SWITCH, MEMBERS]).chain(numbers).collect();
+            let known: Vec<_> = TEXTS.into_iter().chain(SWITCHES).chain([MEMBERS]).chain(numbers).collect();
             format!("{key}: unknown key; known are {}", known.join(", "))
         }
     }

@@ -91,9 +91,15 @@ mod tests {
 
     fn capped(name: &str, cap: u64) -> MetaView {
         let mut objects = MetaMachine::new();
-        let nodes = vec![(1, Node { api: "h:1".into(), peer: "h:2".into(), http: "h:3".into(), zone: String::new() })];
-        let bootstrap =
-            MetaCommand::Bootstrap { cluster: "test".into(), nodes, shards: ShardTable { replicas: vec![vec![1]] } };
+        let nodes = vec![(
+            1,
+            Node { api: "h:1".into(), peer: "h:2".into(), http: "h:3".into(), zone: String::new(), drain: false },
+        )];
+        let bootstrap = MetaCommand::Bootstrap {
+            cluster: "test".into(),
+            nodes,
+            shards: ShardTable { replicas: vec![vec![1]], ..ShardTable::default() },
+        };
         let json = format!("{{\"max_running\":{cap}}}");
         let author = "op".to_owned();
         let user =

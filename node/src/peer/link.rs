@@ -87,6 +87,10 @@ impl Link {
         }
     }
 
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
     pub(super) fn is_connected(&self) -> bool {
         self.queue().open
     }

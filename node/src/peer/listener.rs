@@ -6,13 +6,12 @@ use super::shared::Shared;
 use super::{ANSWER_BUSY, ANSWER_TOO_LARGE};
 use crate::limits::*;
 use bytes::{Bytes, BytesMut};
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -22,12 +21,8 @@ const ANSWERS_MAX: usize = 2 * PEER_CALLS_MAX;
 /// Pause after the system refused a connection, for want of descriptors most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The connection of each node, by the end of the thread that ends it: a node that dials again has given up its last one.
-type Current = BTreeMap<u32, Mutex<Option<oneshot::Sender<()>>>>;
-
 /// Lets other nodes in.
 pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
-    let current: Arc<Current> = Arc::new(shared.peers().map(|node| (node, Mutex::default())).collect());
     let strangers = Arc::new(Semaphore::new(PEER_STRANGERS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -40,12 +35,12 @@ pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
             shared.counts.turned_away();
             continue;
         };
-        let (shared, current) = (shared.clone(), current.clone());
+        let shared = shared.clone();
         connections.spawn(async move {
             let greeted = greet(&shared, stream).await;
             drop(place);
             if let Some((from, reader, writer)) = greeted {
-                serve(&shared, &current, from, reader, writer).await;
+                serve(&shared, from, reader, writer).await;
             }
         });
     }
@@ -91,23 +86,15 @@ async fn greet(shared: &Shared, stream: TcpStream) -> Option<Greeted> {
     }
 }
 
-async fn serve(
-    shared: &Arc<Shared>,
-    current: &Current,
-    from: u32,
-    reader: FrameReader<OwnedReadHalf>,
-    writer: OwnedWriteHalf,
-) {
-    let slot = current.get(&from).expect("the greeting was checked against the same nodes");
-    let (own, replaced) = oneshot::channel();
-    *slot.lock().expect("no thread panics while it holds this lock") = Some(own);
+async fn serve(shared: &Arc<Shared>, from: u32, reader: FrameReader<OwnedReadHalf>, writer: OwnedWriteHalf) {
+    let replaced = shared.take_over(from);
     shared.counts.accepted();
     shared.hear(from);
     let (answers, outgoing) = mpsc::channel(ANSWERS_MAX);
     tokio::select! {
         () = receive(shared, from, reader, answers) => {}
         () = send(writer, outgoing) => {}
-        // The sender is dropped by the next connection's.
+        // The sender is dropped by the next connection's, or when the node is no member any more.
         _ = replaced => {}
     }
 }

@@ -16,13 +16,14 @@ mod tests;
 pub use counts::PeerCounts;
 
 use crate::store::{Seen, StoreId};
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use link::Link;
 use shared::Shared;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -92,12 +93,20 @@ pub enum CallError {
     },
 }
 
+/// What dials and listens.
+struct Tasks {
+    _listener: JoinSet<()>,
+    /// By node.
+    links: BTreeMap<u32, JoinSet<()>>,
+}
+
 /// A handle on the other nodes. Dropping the last one closes all connections.
 #[derive(Clone)]
 pub struct Peers {
-    links: Arc<BTreeMap<u32, Arc<Link>>>,
+    links: Arc<ArcSwap<BTreeMap<u32, Arc<Link>>>>,
     shared: Arc<Shared>,
-    _tasks: Arc<JoinSet<()>>,
+    runtime: tokio::runtime::Handle,
+    tasks: Arc<Mutex<Tasks>>,
 }
 
 impl Peers {
@@ -105,22 +114,53 @@ impl Peers {
     pub fn start(config: PeerConfig, handler: Arc<dyn PeerHandler>) -> Peers {
         let PeerConfig { cluster, node, store, seen, listen, mut peers } = config;
         peers.remove(&node);
-        let shared = Arc::new(Shared::new(cluster, node, store, seen, handler, peers.keys().copied()));
-        let mut tasks = JoinSet::new();
-        tasks.spawn(listener::run(shared.clone(), listen));
+        let shared = Arc::new(Shared::new(cluster, node, store, seen, handler));
+        let mut listener = JoinSet::new();
+        listener.spawn(listener::run(shared.clone(), listen));
+        let tasks = Tasks { _listener: listener, links: BTreeMap::new() };
+        let links = Arc::new(ArcSwap::from_pointee(BTreeMap::new()));
+        let runtime = tokio::runtime::Handle::current();
+        let started = Peers { links, shared, runtime, tasks: Arc::new(Mutex::new(tasks)) };
+        started.set(&peers);
+        started
+    }
+
+    /// The other nodes are these from now on, at these addresses: who is not named is hung up on and not let in again.
+    pub fn set(&self, peers: &BTreeMap<u32, String>) {
+        let mut tasks = self.tasks.lock().expect("no thread panics while it holds this lock");
+        let before = self.links.load_full();
+        let same = |(node, address): (&u32, &String)| before.get(node).is_some_and(|link| link.address() == address);
+        if before.len() == peers.len() && peers.iter().all(same) {
+            return;
+        }
+        self.shared.set_peers(peers.keys().copied());
         let mut links = BTreeMap::new();
-        for (node, address) in peers {
-            let link = Arc::new(Link::new(node, address, shared.clone()));
-            tasks.spawn(link.clone().run());
+        for (&node, address) in peers {
+            let link = match before.get(&node).filter(|link| link.address() == address) {
+                Some(link) => link.clone(),
+                None => {
+                    let link = Arc::new(Link::new(node, address.clone(), self.shared.clone()));
+                    let mut task = JoinSet::new();
+                    task.spawn_on(link.clone().run(), &self.runtime);
+                    tasks.links.insert(node, task);
+                    link
+                }
+            };
             links.insert(node, link);
         }
-        Peers { links: Arc::new(links), shared, _tasks: Arc::new(tasks) }
+        tasks.links.retain(|node, _| links.contains_key(node));
+        self.links.store(Arc::new(links));
+    }
+
+    /// The other nodes.
+    pub fn others(&self) -> Vec<u32> {
+        self.links.load().keys().copied().collect()
     }
 
     /// Hands over a Raft message, from any thread and without waiting; it leaves with the next [`Peers::flush`]. `false`: it was dropped, because the node is not
     /// connected, too much waits for it, or the message is larger than a frame; Raft should be told.
     pub fn send_raft(&self, to: u32, shard: u16, message: Bytes) -> bool {
-        let sent = self.links.get(&to).is_some_and(|link| link.send_raft(shard, message));
+        let sent = self.links.load().get(&to).is_some_and(|link| link.send_raft(shard, message));
         if !sent {
             self.shared.counts.messages_dropped();
         }
@@ -129,12 +169,12 @@ impl Peers {
 
     /// Writes the messages handed over to the sockets, without waiting: to be called once all of a turn are.
     pub fn flush(&self) {
-        self.links.values().for_each(|link| link.flush());
+        self.links.load().values().for_each(|link| link.flush());
     }
 
     /// Hands over hints, as [`Peers::send_raft`] does a message; they are dropped silently.
     pub fn send_hints(&self, to: u32, body: Bytes) {
-        if let Some(link) = self.links.get(&to) {
+        if let Some(link) = self.links.load().get(&to) {
             link.send_hints(body);
         }
     }
@@ -151,7 +191,7 @@ impl Peers {
         body: Bytes,
         timeout: Duration,
     ) -> Result<Bytes, CallError> {
-        let link = self.links.get(&to).ok_or(CallError::Unreachable)?;
+        let link = self.links.load().get(&to).cloned().ok_or(CallError::Unreachable)?;
         let answer = tokio::time::timeout(timeout, link.call(shard, kind, body)).await;
         match answer.map_err(|_| CallError::Timeout)?? {
             (ANSWER_OK, body) => Ok(body),
@@ -163,12 +203,12 @@ impl Peers {
 
     /// The node is connected, or was heard from within [`crate::limits::PEER_HEARD_WITHIN`].
     pub fn is_up(&self, node: u32) -> bool {
-        self.links.get(&node).is_some_and(|link| link.is_connected()) || self.shared.heard_lately(node)
+        self.links.load().get(&node).is_some_and(|link| link.is_connected()) || self.shared.heard_lately(node)
     }
 
     /// Whether what is sent to a node now would leave at once.
     pub fn is_connected(&self, node: u32) -> bool {
-        self.links.get(&node).is_some_and(|link| link.is_connected())
+        self.links.load().get(&node).is_some_and(|link| link.is_connected())
     }
 
     /// What happened on all connections since the start.

@@ -5,9 +5,11 @@ use super::counts::Counters;
 use super::frame::{Greeting, PROTOCOL};
 use crate::limits::{PEER_HEARD_WITHIN, PEER_REFUSALS_LOGGED_MAX};
 use crate::store::{Seen, StoreId};
+use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// What all connections of a node share.
@@ -20,7 +22,9 @@ pub(super) struct Shared {
     seen: Arc<Seen>,
     started: Instant,
     /// When each known node was last heard from: ms since the start and 1; 0: never.
-    heard: BTreeMap<u32, AtomicU64>,
+    heard: ArcSwap<BTreeMap<u32, Arc<AtomicU64>>>,
+    /// What ends the connection that each node dialled.
+    connections: Mutex<BTreeMap<u32, oneshot::Sender<()>>>,
     /// Refusals logged already.
     logged: Mutex<BTreeSet<String>>,
 }
@@ -32,7 +36,6 @@ impl Shared {
         store: StoreId,
         seen: Arc<Seen>,
         handler: Arc<dyn PeerHandler>,
-        peers: impl Iterator<Item = u32>,
     ) -> Shared {
         Shared {
             handler,
@@ -42,13 +45,39 @@ impl Shared {
             store,
             seen,
             started: Instant::now(),
-            heard: peers.map(|node| (node, AtomicU64::new(0))).collect(),
+            heard: ArcSwap::default(),
+            connections: Mutex::default(),
             logged: Mutex::default(),
         }
     }
 
-    pub(super) fn peers(&self) -> impl Iterator<Item = u32> {
-        self.heard.keys().copied()
+    /// Nobody else is let in; who is connected and not named is hung up on.
+    pub(super) fn set_peers(&self, peers: impl Iterator<Item = u32>) {
+        let before = self.heard.load();
+        let heard = peers.map(|node| (node, before.get(&node).cloned().unwrap_or_default())).collect();
+        self.heard.store(Arc::new(heard));
+        let mut connections = self.connections();
+        connections.retain(|node, _| self.knows(*node));
+    }
+
+    fn connections(&self) -> MutexGuard<'_, BTreeMap<u32, oneshot::Sender<()>>> {
+        self.connections.lock().expect("no thread panics while it holds this lock")
+    }
+
+    /// A new connection of a node takes the place of its last one, which the node has given up. Told when this one has to
+    /// go.
+    pub(super) fn take_over(&self, node: u32) -> oneshot::Receiver<()> {
+        let (own, replaced) = oneshot::channel();
+        let mut connections = self.connections();
+        // It may have been removed since it was greeted.
+        if self.knows(node) {
+            connections.insert(node, own);
+        }
+        replaced
+    }
+
+    pub(super) fn knows(&self, node: u32) -> bool {
+        self.heard.load().contains_key(&node)
     }
 
     pub(super) fn greeting(&self, to: u32) -> Greeting {
@@ -68,7 +97,7 @@ impl Shared {
         if *to != self.node {
             return Err(format!("node {node} means node {to}, this is node {}", self.node));
         }
-        if !self.heard.contains_key(node) {
+        if !self.knows(*node) {
             return Err(format!("node {node} is no member that node {} knows", self.node));
         }
         let (seen, node, store) = (self.seen.clone(), *node, *store);
@@ -92,13 +121,13 @@ impl Shared {
 
     /// `node` said something.
     pub(super) fn hear(&self, node: u32) {
-        if let Some(heard) = self.heard.get(&node) {
+        if let Some(heard) = self.heard.load().get(&node) {
             heard.store(self.now_ms(), Relaxed);
         }
     }
 
     pub(super) fn heard_lately(&self, node: u32) -> bool {
-        let heard = self.heard.get(&node).map_or(0, |heard| heard.load(Relaxed));
+        let heard = self.heard.load().get(&node).map_or(0, |heard| heard.load(Relaxed));
         heard != 0 && self.now_ms() - heard < PEER_HEARD_WITHIN.as_millis() as u64
     }
 

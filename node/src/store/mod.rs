@@ -7,6 +7,8 @@
 //!   SEEN         the other nodes' store ids                        identity.rs
 //!   log/         the Raft log of all shards: segments              log/
 //!   shards/S-P/  the state of shard S's replica P: one RocksDB     state.rs
+//!   shards/S-P.I/  the same, as it came from another node: a copy up to entry I
+//!   outgoing/    copies that are being sent; emptied at each start
 //! ```
 //!
 //! The log is synced before anything is acknowledged. The state is not: after a crash it is a prefix of what was applied,
@@ -25,7 +27,7 @@ mod tests;
 pub use identity::{DataFolder, Identity, Seen, StoreId};
 pub use log::{LogOptions, LogState, RaftLog, SegmentLog, ShardAppend};
 pub use rocks::{SharedOptions, SharedRocks};
-pub use state::{Applied, StateBatch, StateStore};
+pub use state::{Applied, Checkpoint, StateBatch, StateStore};
 
 use std::path::{Path, PathBuf};
 
@@ -37,4 +39,14 @@ pub fn log_dir(data: &Path) -> PathBuf {
 /// The folder of a replica's state in a data folder.
 pub fn replica_dir(data: &Path, shard: u16, peer: u64) -> PathBuf {
     data.join("shards").join(format!("{shard}-{peer}"))
+}
+
+/// The folder of a copy of a replica's state, up to the entry at `index`.
+pub fn copy_dir(data: &Path, shard: u16, peer: u64, index: u64) -> PathBuf {
+    data.join("shards").join(format!("{shard}-{peer}.{index}"))
+}
+
+/// The folder of the copies that are being sent.
+pub fn outgoing_dir(data: &Path) -> PathBuf {
+    data.join("outgoing")
 }

@@ -15,10 +15,12 @@ use std::sync::{Mutex, MutexGuard};
 
 mod archive;
 mod batch;
+mod checkpoint;
 mod scan;
 
 pub use archive::{EndedJob, HistoryRow};
 pub use batch::StateBatch;
+pub use checkpoint::Checkpoint;
 pub use scan::EndedTask;
 
 const HOT: &str = "hot";

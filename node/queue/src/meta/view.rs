@@ -73,6 +73,7 @@ pub struct MetaView {
     settings: BTreeMap<String, u64>,
     nodes: BTreeMap<u32, Node>,
     shards: ShardTable,
+    shards_version: Option<u64>,
 }
 
 impl MetaView {
@@ -104,6 +105,7 @@ impl MetaView {
         }
         if let Some(object) = machine.get(kind::SHARDS, SHARDS_NAME) {
             view.shards = typed(object)?;
+            view.shards_version = Some(object.version);
         }
         Ok(view)
     }
@@ -206,6 +208,11 @@ impl MetaView {
     /// Which nodes hold which shard; empty before the cluster is made.
     pub fn shards(&self) -> &ShardTable {
         &self.shards
+    }
+
+    /// Version of the shard table; `None` before the cluster is made.
+    pub fn shards_version(&self) -> Option<u64> {
+        self.shards_version
     }
 
     /// Nodes that hold a shard, the preferred leader first; empty for a shard that does not exist.

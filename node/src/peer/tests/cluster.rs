@@ -121,7 +121,7 @@ pub(super) async fn pair() -> (TestNode, TestNode) {
 
 /// An own connection stands, whatever was heard.
 pub(super) fn connected(node: &TestNode, to: u32) -> bool {
-    node.peers.links[&to].is_connected()
+    node.peers.links.load()[&to].is_connected()
 }
 
 /// Waits for a condition; the runner's time-out ends a test in which it never comes.

@@ -71,7 +71,7 @@ async fn a_call_without_answer_ends_in_time_and_is_forgotten() {
     let (one, _two) = pair().await;
     let short = Duration::from_millis(20);
     assert_eq!(one.peers.call(2, 5, HANG, body(b""), short).await, Err(CallError::Timeout));
-    assert_eq!(one.peers.links[&2].calls_waiting(), 0);
+    assert_eq!(one.peers.links.load()[&2].calls_waiting(), 0);
 }
 
 #[tokio::test]
