@@ -103,6 +103,8 @@ pub struct Config {
     pub state_memory_mib: usize,
     /// Blocks of the state kept after being read, MiB.
     pub block_cache_mib: usize,
+    /// Log that a shard keeps for replicas that lag, MiB: who lacks more gets a copy of the state.
+    pub log_keep_mib: u64,
     /// What copies of shards' states to other nodes may take of the line, MiB/s each.
     pub snapshot_mib_per_s: u64,
     /// This node is added to a cluster that runs: `members` are itself and some of the cluster's nodes.
@@ -133,6 +135,7 @@ impl Default for Config {
             state_write_buffer_mib: 16,
             state_memory_mib: 192,
             block_cache_mib: 64,
+            log_keep_mib: 96,
             snapshot_mib_per_s: 100,
             join: false,
             members: Vec::new(),

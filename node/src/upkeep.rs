@@ -32,11 +32,9 @@ const FLUSH_MS: u64 = 300_000;
 const KEEP_ENTRIES: u64 = 64;
 /// The log is cut when at least so many entries can go.
 const CUT_ENTRIES_MIN: u64 = 256;
-/// Log that a shard keeps for replicas that lag, bytes: what a restart of some minutes needs under load. Who lacks more
-/// gets a copy of the state.
-const LAGGARD_BYTES: u64 = 4 * FLUSH_BYTES;
-/// The same for replicas to which a copy is on its way: as much as may come while it is copied.
-const COPY_BYTES: u64 = 4 * LAGGARD_BYTES;
+/// Log kept for replicas to which a copy is on its way, in times of what is kept for those that lag: as much as may come
+/// while it is copied.
+const COPY_KEEPS: u64 = 4;
 /// How often copies are looked after, and members are brought to what they should be, ms.
 const TEND_MS: u64 = 500;
 /// How often a leader looks whether its preferred node could lead, ms.
@@ -106,7 +104,7 @@ struct ShardUpkeep {
 
 impl ShardUpkeep {
     /// Remembers a flush; returns from where on the log is kept at most.
-    fn flush_ended(&mut self, durable: u64) -> Floors {
+    fn flush_ended(&mut self, durable: u64, keep_bytes: u64) -> Floors {
         self.flushing = false;
         self.flushes.push_back((durable, std::mem::take(&mut self.flushing_bytes)));
         if self.flushes.len() > FLUSHES_MAX
@@ -115,7 +113,7 @@ impl ShardUpkeep {
         {
             oldest.1 += bytes;
         }
-        Floors { laggards: self.floor(LAGGARD_BYTES), copies: self.floor(COPY_BYTES) }
+        Floors { laggards: self.floor(keep_bytes), copies: self.floor(COPY_KEEPS * keep_bytes) }
     }
 
     /// The lowest index with at most so many bytes of log behind it, as far as the flushes tell.
@@ -142,6 +140,8 @@ pub struct Upkeep {
     shards: BTreeMap<u16, ShardUpkeep>,
     peers: Arc<crate::peer::Peers>,
     sender: Arc<CopySender>,
+    /// Log kept for replicas that lag, bytes of each shard.
+    keep_bytes: u64,
 }
 
 impl Upkeep {
@@ -152,8 +152,9 @@ impl Upkeep {
         writer: LogWriter,
         peers: Arc<crate::peer::Peers>,
         sender: Arc<CopySender>,
+        keep_bytes: u64,
     ) -> Self {
-        Upkeep { flusher, log, writer, shards: BTreeMap::new(), peers, sender }
+        Upkeep { flusher, log, writer, shards: BTreeMap::new(), peers, sender, keep_bytes }
     }
 
     /// The log.
@@ -177,7 +178,7 @@ impl Upkeep {
             ..ShardUpkeep::default()
         });
         let old = group.unflushed_bytes() > 0 && now_ms >= entry.flushed_ms + FLUSH_MS;
-        if !entry.flushing && (group.unflushed_bytes() >= FLUSH_BYTES || old) {
+        if !entry.flushing && (group.unflushed_bytes() >= FLUSH_BYTES.min(self.keep_bytes) || old) {
             group.write_state()?;
             let keep_from_day = keep_from_day(directory, group);
             let task = FlushTask { shard, store: group.store().clone(), keep_from_day };
@@ -245,7 +246,8 @@ impl Upkeep {
 
     /// A flush has ended: the log below may go, as far as every replica has it on disk or lacks so much that it gets a copy.
     pub fn flushed(&mut self, group: &mut Group, directory: &Directory, shard: u16, durable: u64) {
-        let floors = self.shards.get_mut(&shard).map(|entry| entry.flush_ended(durable)).unwrap_or_default();
+        let floors =
+            self.shards.get_mut(&shard).map(|entry| entry.flush_ended(durable, self.keep_bytes)).unwrap_or_default();
         let told = directory.shard(shard).map_or(0, |s| s.matched.load(Ordering::Relaxed));
         // The leader's own disk counts too: entries that it sent and has not synced may be gone after a crash.
         let cut_to = group.cut_to(floors).unwrap_or(told.max(floors.laggards));
@@ -255,7 +257,7 @@ impl Upkeep {
     /// As [`Upkeep::flushed`], for the meta group, which is small.
     pub fn meta_flushed(&mut self, meta: &mut MetaGroup, durable: u64) {
         let entry = self.shards.entry(0).or_default();
-        entry.flush_ended(durable);
+        entry.flush_ended(durable, self.keep_bytes);
         let floor = durable.saturating_sub(META_KEEP_ENTRIES);
         let cut_to = meta.cut_to(Floors { laggards: floor, copies: floor.saturating_sub(META_KEEP_ENTRIES) });
         self.cut(meta.core().replica(), 0, durable, cut_to.unwrap_or(floor));

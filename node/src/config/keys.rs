@@ -15,7 +15,7 @@ const fn number(key: &'static str, min: i64, max: i64, unit: &'static str) -> Nu
     Number { key, min, max, unit }
 }
 
-const NUMBERS: [Number; 13] = [
+const NUMBERS: [Number; 14] = [
     number("node", 1, NODE_MAX as i64, "node number"),
     number("shards", 1, moso_proto::id::SHARD_MAX as i64, "shards"),
     number("replicas", 1, 5, "replicas"),
@@ -28,6 +28,7 @@ const NUMBERS: [Number; 13] = [
     number("state_write_buffer_mib", 1, 256, "MiB"),
     number("state_memory_mib", 8, 1 << 20, "MiB"),
     number("block_cache_mib", 1, 1 << 20, "MiB"),
+    number("log_keep_mib", 1, 1 << 20, "MiB"),
     number("snapshot_mib_per_s", 1, 100_000, "MiB/s"),
 ];
 

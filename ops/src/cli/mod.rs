@@ -7,6 +7,7 @@ pub mod exit;
 mod fields;
 mod input;
 mod jobs;
+mod members;
 mod object;
 mod output;
 mod policy;
@@ -82,8 +83,11 @@ enum Command {
     Retry(act::Retry),
     /// Change the priority of jobs.
     Priority(act::Priority),
-    /// Show nodes, shards and queues.
-    Cluster,
+    /// Show nodes, shards and queues; add, empty and remove nodes.
+    Cluster {
+        #[command(subcommand)]
+        command: Option<members::Cluster>,
+    },
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -128,7 +132,7 @@ impl Command {
             Command::Release(release) => release.run(&client, out).await,
             Command::Retry(retry) => retry.run(&client, out).await,
             Command::Priority(priority) => priority.run(&client, out).await,
-            Command::Cluster => cluster::run(&client, out).await,
+            Command::Cluster { command } => command.unwrap_or(members::Cluster::Show).run(&client, out).await,
             Command::Up(_) | Command::Completion { .. } => {
                 unreachable!("these ask no cluster and are run before")
             }

@@ -4,6 +4,7 @@ use super::LocalError;
 use super::config::{Record, config_path, log_path};
 use super::node::Process;
 use super::probe::is_ready;
+use moso_proto::object::Node;
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -184,6 +185,28 @@ impl LocalCluster {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Starts one more node, which waits to be let in: see [`LocalCluster::object`]. Gives its number.
+    ///
+    /// # Errors
+    /// [`LocalError::Io`] when its files cannot be written or the process cannot be started.
+    pub fn add_node(&mut self) -> Result<u32, LocalError> {
+        let node = self.record.join()?;
+        self.record.write(&self.folder)?;
+        self.processes.push(None);
+        self.spawn(node)?;
+        Ok(node)
+    }
+
+    /// The object with which a cluster knows a node.
+    ///
+    /// # Errors
+    /// [`LocalError::NoNode`].
+    pub fn object(&self, node: u32) -> Result<Node, LocalError> {
+        let member = &self.record.members[self.index(node)?];
+        let (api, peer, http) = (member.api.clone(), member.peer.clone(), member.http.clone());
+        Ok(Node { api, peer, http, zone: member.zone.clone(), drain: false })
     }
 
     /// Number of nodes; they are numbered from 1.

@@ -13,6 +13,19 @@ pub(super) struct Member {
     pub peer: String,
     pub http: String,
     pub zone: String,
+    /// It came after the cluster was made.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joined: bool,
+}
+
+/// A node in another node's configuration file.
+#[derive(Serialize)]
+struct NodeMember<'a> {
+    node: u32,
+    api: &'a str,
+    peer: &'a str,
+    http: &'a str,
+    zone: &'a str,
 }
 
 /// A node's configuration file.
@@ -26,7 +39,8 @@ struct NodeConfig<'a> {
     http: &'a str,
     shards: u16,
     replicas: u32,
-    members: &'a [Member],
+    join: bool,
+    members: Vec<NodeMember<'a>>,
 }
 
 /// The cluster's record: what must stay the same when it is started again from its folder.
@@ -47,9 +61,25 @@ impl Record {
             .map(|address| address.to_string());
         let mut port = || ports.next().expect("three ports per node were taken");
         let members = (1..=nodes)
-            .map(|node| Member { node, api: port(), peer: port(), http: port(), zone: format!("zone-{node}") })
+            .map(|node| Member {
+                node,
+                api: port(),
+                peer: port(),
+                http: port(),
+                zone: format!("zone-{node}"),
+                joined: false,
+            })
             .collect();
         Ok(Record { cluster: cluster.to_owned(), shards, replicas, members })
+    }
+
+    /// Adds a node that joins, on ports that are free now.
+    pub fn join(&mut self) -> Result<u32, LocalError> {
+        let ports = free_ports(3).map_err(LocalError::io("no free ports on 127.0.0.1"))?;
+        let node = self.members.iter().map(|member| member.node).max().unwrap_or(0) + 1;
+        let [api, peer, http] = [0, 1, 2].map(|at: usize| ports[at].to_string());
+        self.members.push(Member { node, api, peer, http, zone: format!("zone-{node}"), joined: true });
+        Ok(node)
     }
 
     fn path(folder: &Path) -> PathBuf {
@@ -82,6 +112,12 @@ impl Record {
     }
 
     fn node_config(&self, member: &Member, data: &Path) -> String {
+        fn of(m: &Member) -> NodeMember<'_> {
+            let Member { node, api, peer, http, zone, .. } = m;
+            NodeMember { node: *node, api, peer, http, zone }
+        }
+        // A cluster is made of those that it was made of.
+        let members = self.members.iter().filter(|m| !m.joined || m.node == member.node).map(of).collect();
         toml::to_string(&NodeConfig {
             cluster: &self.cluster,
             node: member.node,
@@ -91,7 +127,8 @@ impl Record {
             http: &member.http,
             shards: self.shards,
             replicas: self.replicas,
-            members: &self.members,
+            join: member.joined,
+            members,
         })
         .expect("strings, numbers and tables are TOML")
     }

@@ -7,6 +7,8 @@ use moso_client::v1::act_request::Action;
 use moso_client::v1::{ActReply, ActRequest, JobSpec, JobView, ListRequest, Selector, SubmitReply, TaskSpec, TaskView};
 use moso_client::{Client, ClientOptions, Session, SessionOptions, Submission};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// Lines of each node's log that a failed test shows.
 const LOG_LINES: usize = 25;
@@ -22,7 +24,12 @@ pub struct Cluster {
 impl Cluster {
     /// Starts it, and waits until every shard has a leader.
     pub async fn start() -> Self {
-        let nodes = LocalCluster::start(LocalOptions::default()).await.unwrap();
+        Self::start_with(LocalOptions::default()).await
+    }
+
+    /// As [`Cluster::start`].
+    pub async fn start_with(options: LocalOptions) -> Self {
+        let nodes = LocalCluster::start(options).await.unwrap();
         let client = Self::connect(&nodes).await;
         Cluster { nodes, client }
     }
@@ -151,12 +158,34 @@ impl Cluster {
         self.nodes.restart(node).await.unwrap();
     }
 
+    /// A number of a node's `/metrics`; 0: it says none.
+    pub async fn metric(&self, node: u32, name: &str) -> f64 {
+        let address = &self.nodes.http_addrs()[node as usize - 1];
+        let text = http_get(address, "/metrics").await.unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
+    }
+
+    /// Bytes that a node has written.
+    pub async fn written(&self, node: u32) -> u64 {
+        self.metric(node, "moso_written_bytes").await as u64
+    }
+
     /// The node that leads most shards.
     pub async fn busiest_leader(&self) -> u32 {
         let view = self.client.cluster().await.unwrap();
         let leaders = |node: u32| view.shards.iter().filter(|s| s.leader == node).count();
         view.nodes.iter().map(|n| n.id).max_by_key(|&node| leaders(node)).expect("the cluster has nodes")
     }
+}
+
+async fn http_get(address: &str, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
 }
 
 impl Drop for Cluster {

@@ -1,0 +1,115 @@
+//! Nodes come and go, and replicas move, under load: whatever was acknowledged is kept, every job ends exactly once.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::load::Load;
+use common::{Cluster, eventually};
+use moso::LocalOptions;
+use moso_client::proto::object::{Node, ShardTable, kind};
+use moso_client::proto::shards::node_of;
+use std::collections::BTreeSet;
+
+/// Jobs that run between two changes.
+const JOBS: u64 = 300;
+
+async fn table(cluster: &Cluster) -> ShardTable {
+    let object = cluster.client.get_object(kind::SHARDS, "table").await.unwrap();
+    serde_json::from_str(&object.json).unwrap()
+}
+
+/// Nodes that hold replicas, once no shard is changing.
+async fn settled_on(cluster: &Cluster, what: &str, done: impl Fn(&ShardTable) -> bool) -> BTreeSet<u32> {
+    let table = eventually(what, async || {
+        let table = table(cluster).await;
+        (table.leaving.is_empty() && done(&table)).then_some(table)
+    })
+    .await;
+    (1..=table.replicas.len() as u16).flat_map(|shard| table.wanted(shard)).map(node_of).collect()
+}
+
+async fn let_in(cluster: &Cluster, node: u32) {
+    let object = cluster.nodes.object(node).unwrap();
+    cluster.client.put_object(kind::NODE, &node.to_string(), &object, Some(0)).await.unwrap();
+}
+
+async fn drain(cluster: &Cluster, node: u32) {
+    let object = cluster.client.get_object(kind::NODE, &node.to_string()).await.unwrap();
+    let known: Node = serde_json::from_str(&object.json).unwrap();
+    let drained = Node { drain: true, ..known };
+    cluster.client.put_object(kind::NODE, &node.to_string(), &drained, Some(object.version)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_added_and_another_one_leaves() {
+    let mut cluster = Cluster::start().await;
+    let load = Load::start(&cluster).await;
+    load.progress(JOBS).await;
+    let new = cluster.nodes.add_node().unwrap();
+    let_in(&cluster, new).await;
+    let even = |table: &ShardTable| table.replicas.iter().filter(|nodes| nodes.contains(&new)).count() >= 4;
+    assert!(settled_on(&cluster, "the new node has its part", even).await.contains(&new));
+    load.progress(JOBS).await;
+    drain(&cluster, 1).await;
+    let without = |table: &ShardTable| !table.replicas.iter().any(|nodes| nodes.contains(&1));
+    assert!(!settled_on(&cluster, "node 1 is empty", without).await.contains(&1));
+    cluster.client.delete_object(kind::NODE, "1", None).await.unwrap();
+    load.progress(JOBS).await;
+    assert!(cluster.nodes.stop_node(1).await.unwrap(), "node 1 did not end well");
+    load.progress(JOBS).await;
+    let reused = cluster.client.put_object(kind::NODE, "1", &cluster.nodes.object(1).unwrap(), None).await;
+    assert!(reused.unwrap_err().to_string().contains("never used twice"));
+    load.settle(&cluster).await;
+    cluster.nodes.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_its_disk_is_replaced_by_a_new_one() {
+    let mut cluster = Cluster::start().await;
+    let load = Load::start(&cluster).await;
+    load.progress(JOBS).await;
+    cluster.nodes.kill(2).unwrap();
+    std::fs::remove_dir_all(cluster.nodes.folder().join("node-2")).unwrap();
+    load.progress(JOBS).await;
+    let new = cluster.nodes.add_node().unwrap();
+    let_in(&cluster, new).await;
+    drain(&cluster, 2).await;
+    let without = |table: &ShardTable| !table.replicas.iter().any(|nodes| nodes.contains(&2));
+    assert_eq!(settled_on(&cluster, "node 2 is replaced", without).await, BTreeSet::from([1, 3, new]));
+    cluster.client.delete_object(kind::NODE, "2", None).await.unwrap();
+    // The new one counts: the shards decide with it alone beside one of the others.
+    cluster.nodes.kill(1).unwrap();
+    load.progress(JOBS).await;
+    cluster.nodes.start_node(1).unwrap();
+    load.progress(JOBS).await;
+    load.settle(&cluster).await;
+    cluster.nodes.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_away_for_long_gets_copies() {
+    let env = vec![("MOSO_NODE_LOG_KEEP_MIB".to_owned(), "1".to_owned())];
+    let mut cluster = Cluster::start_with(LocalOptions { env, ..LocalOptions::default() }).await;
+    let load = Load::start(&cluster).await;
+    cluster.nodes.kill(3).unwrap();
+    eventually("the log is cut beyond what node 3 has", async || {
+        load.progress(JOBS).await;
+        let folder = cluster.nodes.folder().join("node-1").join("log");
+        // Two MiB of log for each shard have come and gone: the files are used again.
+        let load = cluster.written(1).await;
+        (load > 80 << 20 && std::fs::read_dir(folder).unwrap().count() < 8).then_some(())
+    })
+    .await;
+    cluster.nodes.restart(3).await.unwrap();
+    eventually("node 3 took copies", async || {
+        load.progress(JOBS / 10).await;
+        (cluster.metric(3, "moso_snapshots_received_total").await > 0.0).then_some(())
+    })
+    .await;
+    cluster.nodes.kill(1).unwrap();
+    load.progress(JOBS).await;
+    cluster.nodes.start_node(1).unwrap();
+    load.settle(&cluster).await;
+    cluster.nodes.stop().await.unwrap();
+}
