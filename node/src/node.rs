@@ -81,6 +81,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
         mailboxes: mailboxes.clone(),
         log: built.log.clone(),
         shared,
+        incarnations: folder.incarnations()?,
     };
 
     let (failed, mut failure) = watch::channel(false);

@@ -20,6 +20,8 @@ use tokio::sync::watch;
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Rounds for which a node must be up before it gets replicas: one that comes and goes gets none.
 const UP_ROUNDS: u32 = 6;
+/// Rounds for which a replica must be missing before it is replaced.
+const LOST_ROUNDS: u32 = 10;
 /// Author of the changes made here.
 const AUTHOR: &str = "placement";
 
@@ -27,15 +29,20 @@ const AUTHOR: &str = "placement";
 pub async fn run(residents: Arc<Residents>, router: Arc<Router>, failed: watch::Sender<bool>) {
     let directory = residents.directory.clone();
     let mut controller = Controller { router: router.clone(), up: BTreeMap::new() };
+    let mut repair = Repair { router: router.clone(), node: directory.node, lost: BTreeMap::new() };
     loop {
         let view = directory.meta.load_full();
         meet(&residents, &router, &view);
         let (following, seen) = (residents.clone(), view.clone());
         let followed = tokio::task::spawn_blocking(move || following.follow(&seen)).await;
-        if let Ok(Err(error)) = followed {
-            tracing::error!(%error, "the replicas here cannot be what the cluster wants: this node ends");
-            let _ = failed.send(true);
-            return;
+        match followed {
+            Ok(Ok(lost)) => repair.round(&view, &lost).await,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the replicas here cannot be what the cluster wants: this node ends");
+                let _ = failed.send(true);
+                return;
+            }
+            Err(_) => {}
         }
         if directory.meta_leader.load(Ordering::Relaxed) == directory.node {
             controller.round(&directory, &view).await;
@@ -65,6 +72,41 @@ fn meet(residents: &Residents, router: &Router, view: &MetaView) {
     router.peers.set(&peers);
 }
 
+/// Has replicas that were damaged or lost here replaced by new ones.
+struct Repair {
+    router: Arc<Router>,
+    node: u32,
+    /// Rounds for which a shard's replica was missing. This node may only not know yet that it was moved away.
+    lost: BTreeMap<u16, u32>,
+}
+
+impl Repair {
+    async fn round(&mut self, view: &MetaView, lost: &[u16]) {
+        self.lost.retain(|shard, _| lost.contains(shard));
+        metrics::gauge!("moso_replicas_missing").set(lost.len() as f64);
+        let mut due = None;
+        for &shard in lost {
+            let rounds = self.lost.entry(shard).or_default();
+            *rounds += 1;
+            if *rounds >= LOST_ROUNDS {
+                due = due.or(Some(shard));
+            }
+        }
+        let (Some(shard), Some(version)) = (due, view.shards_version()) else { return };
+        self.lost.insert(shard, 0);
+        let mut table = view.shards().clone();
+        match table.replace(shard, Some(self.node), Some(self.node)) {
+            Ok(()) => {
+                tracing::warn!(shard, "the replica here is damaged or lost: it is replaced by a new one");
+                put(&self.router, &table, version).await;
+            }
+            Err(reason) => {
+                tracing::warn!(shard, reason, "the replica here is damaged or lost, and cannot be replaced yet")
+            }
+        }
+    }
+}
+
 /// Decides where replicas should be.
 struct Controller {
     router: Arc<Router>,
@@ -86,7 +128,7 @@ impl Controller {
         let Some(version) = view.shards_version() else { return };
         let mut table = view.shards().clone();
         if self.settle(directory, version, &mut table) || self.plan(directory, view, &mut table) {
-            self.write(&table, version).await;
+            put(&self.router, &table, version).await;
         }
     }
 
@@ -122,18 +164,19 @@ impl Controller {
         };
         made.inspect_err(|error| tracing::warn!(error, "a planned change cannot be made")).is_ok()
     }
+}
 
-    async fn write(&self, table: &ShardTable, version: u64) {
-        let json = serde_json::to_string(table).expect("numbers and lists are JSON");
-        let command = MetaCommand::Put {
-            kind: kind::SHARDS.into(),
-            name: SHARDS_NAME.into(),
-            json,
-            expected_version: Some(version),
-            author: AUTHOR.into(),
-        };
-        if let Err(fault) = self.router.meta_command_here(command.encode().into()).await {
-            tracing::info!(error = %fault.message, "a change of the shard table was not taken");
-        }
+/// Writes the table, if nobody has changed it since.
+async fn put(router: &Router, table: &ShardTable, version: u64) {
+    let json = serde_json::to_string(table).expect("numbers and lists are JSON");
+    let command = MetaCommand::Put {
+        kind: kind::SHARDS.into(),
+        name: SHARDS_NAME.into(),
+        json,
+        expected_version: Some(version),
+        author: AUTHOR.into(),
+    };
+    if let Err(fault) = router.meta_command(command.encode().into()).await {
+        tracing::info!(error = %fault.message, "a change of the shard table was not taken");
     }
 }

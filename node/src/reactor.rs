@@ -351,8 +351,9 @@ pub fn give_away(replica: &mut moso_shard::Replica, directory: &Directory) {
     if replica.serving_term().is_none() || replica.is_transferring() {
         return;
     }
-    let stays = |peer| !directory.is_draining(crate::group::node_of(peer));
-    let others = replica.progress().into_iter().filter(|p| p.peer != replica.peer() && p.active && stays(p.peer));
+    let voters = replica.conf_state().voters;
+    let able = |peer| voters.contains(&peer) && !directory.is_draining(crate::group::node_of(peer));
+    let others = replica.progress().into_iter().filter(|p| p.peer != replica.peer() && p.active && able(p.peer));
     if let Some(best) = others.min_by_key(|p| p.lag) {
         let _ = replica.transfer_leader(best.peer);
     }

@@ -9,9 +9,9 @@ use crate::error::Error;
 use crate::log_writer::{LogTask, LogWriter};
 use crate::open;
 use crate::reactor::{Mailbox, reactor_of};
-use crate::store::log::{RaftLog, SegmentLog};
+use crate::store::log::{LogState, RaftLog, SegmentLog};
 use crate::store::state::StateStore;
-use crate::store::{self, SharedRocks};
+use crate::store::{self, Incarnations, SharedRocks};
 use moso_proto::shards::node_of;
 use moso_queue::meta::MetaView;
 use std::path::{Path, PathBuf};
@@ -34,16 +34,20 @@ pub struct Residents {
     pub log: Arc<SegmentLog>,
     /// RocksDB's memory and threads.
     pub shared: Arc<SharedRocks>,
+    /// Incarnations that were here.
+    pub incarnations: Incarnations,
 }
 
 impl Residents {
-    /// Brings the replicas here to what the table says. Waits for the disk.
+    /// Brings the replicas here to what the table says; returns the shards whose replica should be here and is not, because
+    /// it was damaged or lost: it must be replaced by a new one. Waits for the disk.
     ///
     /// # Errors
     /// A state or the log cannot be opened or written.
-    pub fn follow(&self, view: &MetaView) -> Result<(), Error> {
+    pub fn follow(&self, view: &MetaView) -> Result<Vec<u16>, Error> {
+        let mut lost = Vec::new();
         if view.version() == 0 {
-            return Ok(());
+            return Ok(lost);
         }
         let table = view.shards();
         if table.replicas.len() != self.directory.shards.len() {
@@ -53,6 +57,7 @@ impl Residents {
                 table.replicas.len()
             )]));
         }
+        let mut wanted_here = Vec::new();
         for slot in &self.directory.shards {
             let shard = slot.shard;
             let nodes = &table.replicas[usize::from(shard) - 1];
@@ -61,7 +66,7 @@ impl Residents {
             }
             let wanted = table.wanted(shard).into_iter().find(|&replica| node_of(replica) == self.config.node);
             match (slot.local.load(Ordering::Acquire), wanted) {
-                (0, Some(peer)) => self.open(shard, peer)?,
+                (0, Some(peer)) => wanted_here.push((peer, shard)),
                 (0, None) => {}
                 (local, _) => {
                     // A view that is older than this replica does not know of it.
@@ -73,14 +78,22 @@ impl Residents {
                 }
             }
         }
-        Ok(())
+        // In the order in which they were given, or the first would seem old beside the second.
+        wanted_here.sort_unstable();
+        for (peer, shard) in wanted_here {
+            match self.incarnations.is_new(peer as u32)? {
+                true => self.open(shard, peer)?,
+                false => lost.push(shard),
+            }
+        }
+        Ok(lost)
     }
 
     /// A replica that joins: empty, until its leader sends a copy.
     fn open(&self, shard: u16, peer: u64) -> Result<(), Error> {
-        if peer == open::peer_of(self.config.node) {
-            let reason = format!("the state of replica {peer} is missing: the node must come back under a new number");
-            return Err(Error::Damaged { shard, what: "state", at: 0, reason });
+        // Of a replica that was damaged or lost.
+        if self.log.load(shard)? != LogState::none() {
+            self.log.remove(shard)?;
         }
         let store = open::open_store(&self.config.data, shard, peer, &self.log, &self.shared)?;
         let group = open::open_group(&self.config, shard, peer, store.clone(), &self.log)?;

@@ -19,6 +19,9 @@ pub mod receiver;
 pub mod sender;
 pub mod standby;
 
+#[cfg(test)]
+mod tests;
+
 use moso_shard::ConfState;
 use serde::{Deserialize, Serialize};
 
@@ -103,7 +106,7 @@ pub struct Done {
 }
 
 #[cfg(test)]
-mod tests {
+mod offer_tests {
     use super::*;
 
     #[test]

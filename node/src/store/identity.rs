@@ -1,6 +1,7 @@
 //! Whose data folder this is, and whom the node has met: an identity is never used twice.
 
 use crate::error::{Error, Result};
+use moso_proto::shards::FOUNDING_INCARNATION;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ pub const FOLDER_FORMAT: u32 = 4;
 
 const IDENTITY: &str = "IDENTITY";
 const SEEN: &str = "SEEN";
+const REPLICAS: &str = "REPLICAS";
 const LOCK: &str = "LOCK";
 
 /// Random number of a data folder, drawn when it is made. A node that lost its folder comes back with another one, and is
@@ -111,6 +113,16 @@ impl DataFolder {
         &self.identity
     }
 
+    /// The incarnations that were here; those with which a cluster is made count as such.
+    ///
+    /// # Errors
+    /// `Folder` if the file is damaged; `NewerFormat`.
+    pub fn incarnations(&self) -> Result<Incarnations> {
+        let stored = read_sealed::<IncarnationsFile>(&self.path, REPLICAS)?;
+        let highest = stored.map_or(FOUNDING_INCARNATION, |file| file.highest);
+        Ok(Incarnations { folder: self.path.clone(), highest: Mutex::new(highest) })
+    }
+
     /// The store ids of the nodes met so far.
     ///
     /// # Errors
@@ -119,6 +131,37 @@ impl DataFolder {
         let stored = read_sealed::<SeenFile>(&self.path, SEEN)?;
         let stores = stored.map_or_else(BTreeMap::new, |file| file.stores);
         Ok(Seen { folder: self.path.clone(), stores: Mutex::new(stores) })
+    }
+}
+
+/// The incarnations of the replicas that were ever here. They rise with time over the whole cluster, so what is not above
+/// the highest was here before, or never will be: the table that names it is an old one. Kept on disk.
+#[derive(Debug)]
+pub struct Incarnations {
+    folder: PathBuf,
+    highest: Mutex<u32>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IncarnationsFile {
+    format: u32,
+    highest: u32,
+}
+
+impl Incarnations {
+    /// Whether a replica of this incarnation was never here. It counts as having been here from now on.
+    ///
+    /// # Errors
+    /// `Io` if that cannot be written; then it must not come.
+    pub fn is_new(&self, incarnation: u32) -> Result<bool> {
+        let mut highest = self.highest.lock().expect("no thread panics while it holds this lock");
+        if incarnation <= *highest {
+            return Ok(false);
+        }
+        write_sealed(&self.folder, REPLICAS, &IncarnationsFile { format: FOLDER_FORMAT, highest: incarnation })?;
+        *highest = incarnation;
+        Ok(true)
     }
 }
 

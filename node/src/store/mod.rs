@@ -5,6 +5,7 @@
 //!   LOCK         held while the node runs
 //!   IDENTITY     which cluster and node the folder belongs to      identity.rs
 //!   SEEN         the other nodes' store ids                        identity.rs
+//!   REPLICAS     the highest incarnation of a replica here         identity.rs
 //!   log/         the Raft log of all shards: segments              log/
 //!   shards/S-P/  the state of shard S's replica P: one RocksDB     state.rs
 //!   shards/S-P.I/  the same, as it came from another node: a copy up to entry I
@@ -24,7 +25,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub use identity::{DataFolder, Identity, Seen, StoreId};
+pub use identity::{DataFolder, Identity, Incarnations, Seen, StoreId};
 pub use log::{LogOptions, LogState, RaftLog, SegmentLog, ShardAppend};
 pub use rocks::{SharedOptions, SharedRocks};
 pub use state::{Applied, Checkpoint, StateBatch, StateStore};

@@ -105,7 +105,11 @@ impl Cluster {
                     bail!("there is no node {node}");
                 }
                 emptied(client, node, &wait).await?;
-                client.delete_object(kind::NODE, &node.to_string(), None).await?;
+                match client.delete_object(kind::NODE, &node.to_string(), None).await {
+                    // A repeat, after the answer was lost.
+                    Err(error) if error.code() == Some(Code::NotFound) => {}
+                    other => drop(other?),
+                }
                 out.show(&node, |node| format!("node {node} is no member any more: stop it\n"))
             }
             Cluster::Move { shard, from, to, wait } => {

@@ -59,6 +59,13 @@ pub struct LogState {
     pub truncated: (u64, u64),
 }
 
+impl LogState {
+    /// Of a shard of which nothing was ever written.
+    pub fn none() -> Self {
+        LogState { first_index: 1, ..LogState::default() }
+    }
+}
+
 /// The Raft log of all shards of a node.
 ///
 /// Of one shard, appends and cuts each come one at a time, and nothing is cut or read that is still being appended or cut.

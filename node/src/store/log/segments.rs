@@ -367,7 +367,7 @@ impl RaftLog for SegmentLog {
 
     fn load(&self, shard: u16) -> Result<LogState> {
         let index = self.index();
-        Ok(index.shards.get(&shard).map_or(LogState { first_index: 1, ..LogState::default() }, |held| held.state()))
+        Ok(index.shards.get(&shard).map_or_else(LogState::none, |held| held.state()))
     }
 
     fn entries(&self, shard: u16, low: u64, high: u64, bytes_max: u64) -> Result<Vec<Entry>> {

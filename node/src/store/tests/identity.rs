@@ -91,3 +91,15 @@ fn a_node_that_comes_back_with_another_store_is_known_even_after_a_restart() {
     fs::write(dir.path().join("SEEN"), "[]").unwrap();
     assert!(folder.seen().unwrap_err().to_string().contains("SEEN is damaged"));
 }
+
+#[test]
+fn an_incarnation_comes_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = DataFolder::open(dir.path(), "test", 1).unwrap();
+    let incarnations = folder.incarnations().unwrap();
+    assert!(!incarnations.is_new(1).unwrap(), "the founding one");
+    assert!(incarnations.is_new(5).unwrap());
+    assert!(!incarnations.is_new(5).unwrap());
+    assert!(!folder.incarnations().unwrap().is_new(4).unwrap(), "kept on disk");
+    assert!(folder.incarnations().unwrap().is_new(6).unwrap());
+}
