@@ -1,5 +1,7 @@
 //! What can happen at a point of virtual time, and what clients and nodes say to each other.
 
+use super::group::{Copy, Held};
+use super::log::Key;
 use bytes::Bytes;
 use moso_queue::command::Reply;
 use moso_queue::ready::Popped;
@@ -39,8 +41,10 @@ pub enum Event {
         node: usize,
         /// Of the node's process.
         incarnation: u32,
-        /// Shard.
-        shard: u16,
+        /// Shard and replica.
+        key: Key,
+        /// Its folder.
+        folder: u64,
         /// Applied index of the newest batch that was flushed.
         upto: u64,
     },
@@ -52,6 +56,24 @@ pub enum Event {
         shard: u16,
         /// Index that every replica has on disk.
         matched: u64,
+    },
+    /// A copy of a leader's state arrives, as far as it does.
+    Copy {
+        /// Node.
+        to: usize,
+        /// Shard.
+        shard: u16,
+        /// Copy.
+        copy: Copy,
+    },
+    /// A follower's word that it holds a copy.
+    Held {
+        /// Node.
+        to: usize,
+        /// Shard.
+        shard: u16,
+        /// Which.
+        held: Held,
     },
     /// A client's request arrives.
     Request {
@@ -82,6 +104,8 @@ pub enum Event {
     Client(usize),
     /// The next fault.
     Fault,
+    /// A node crashes.
+    Kill(usize),
     /// A fault ends.
     Mend(Mend),
     /// Faults end for good.

@@ -194,7 +194,8 @@ fn shuffled(env: &mut Env, nodes: usize) -> Vec<usize> {
     all
 }
 
-fn crash(env: &mut Env, nodes: &mut [Node], which: &[usize]) -> Check {
+/// Crashes nodes, which start again after a while.
+pub fn crash(env: &mut Env, nodes: &mut [Node], which: &[usize]) -> Check {
     for &node in which {
         nodes[node].crash(env)?;
         for other in nodes.iter_mut() {

@@ -7,8 +7,8 @@
 //! ```text
 //! plan.rs      what a seed does: sizes, speeds, kinds of fault; drawn anew for each seed
 //! env.rs event.rs network.rs faults.rs      virtual time, chance, links, what goes wrong
-//! log.rs state.rs      disks: un-synced writes and un-flushed batches are lost in a crash
-//! node.rs group.rs     the reactor's loop and a shard's turn
+//! log.rs state.rs folders.rs      disks: un-synced writes and un-flushed batches are lost in a crash
+//! node.rs group.rs group/         the reactor's loop and a shard's turn, snapshots
 //! calls.rs submitter.rs worker.rs operator.rs history.rs      clients, and what they were told
 //! oracle.rs rules.rs watch.rs      the invariants
 //! trace.rs coverage.rs      what happened, and how often
@@ -20,9 +20,11 @@ mod coverage;
 mod env;
 mod event;
 mod faults;
+mod folders;
 mod group;
 mod history;
 mod log;
+mod members_log;
 mod network;
 mod node;
 mod operator;

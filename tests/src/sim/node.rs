@@ -3,14 +3,14 @@
 
 use super::env::{EPOCH_MS, Env};
 use super::event::{Answer, Ask, Event, Request, Work};
-use super::group::{Around, Group, send_answer};
-use super::log::{Disk, LogWriter};
+use super::folders::Folders;
+use super::group::{Around, Born, Copy, Group, Held, send_answer};
+use super::log::{Disk, Key, LogWriter};
 use super::network::client_delay;
-use super::state::StateStore;
 use super::trace::Note;
 use super::watch::{Check, Violation, Watch};
 use bytes::Bytes;
-use moso_shard::{Message, wire};
+use moso_shard::{ConfState, Message, wire};
 use rand::Rng;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -28,8 +28,10 @@ struct Process {
     groups: BTreeMap<u16, Group>,
     writer: LogWriter,
     messages: VecDeque<(u16, Message)>,
-    persisted: Vec<(u16, u64)>,
-    flushed: Vec<(u16, u64)>,
+    persisted: Vec<(Key, u64)>,
+    flushed: Vec<(Key, u64)>,
+    copies: Vec<(u16, Copy)>,
+    held: Vec<(u16, Held)>,
     work: VecDeque<Work>,
     unreachable: Vec<usize>,
     next_tick_ms: u64,
@@ -41,7 +43,7 @@ struct Process {
 pub struct Node {
     node: usize,
     disk: Disk,
-    states: BTreeMap<u16, StateStore>,
+    replicas: BTreeMap<u16, Born>,
     process: Option<Process>,
     incarnation: u32,
     started_ms: u64,
@@ -54,11 +56,13 @@ pub struct Node {
 impl Node {
     /// A node that was never started.
     pub fn new(env: &mut Env, node: usize) -> Node {
+        let members = ConfState { voters: (0..env.plan.nodes).map(super::peer_of).collect(), ..ConfState::default() };
+        let born = || Born { peer: super::peer_of(node), founding: Some(members.clone()), folders: Folders::default() };
         let drift = env.plan.drift_ppm;
         Node {
             node,
             disk: Disk::default(),
-            states: (1..=env.plan.shards).map(|shard| (shard, StateStore::default())).collect(),
+            replicas: (1..=env.plan.shards).map(|shard| (shard, born())).collect(),
             process: None,
             incarnation: 0,
             started_ms: 0,
@@ -84,18 +88,14 @@ impl Node {
         &mut self.disk
     }
 
-    /// A shard's state.
-    pub fn state(&mut self, shard: u16) -> &mut StateStore {
-        self.states.get_mut(&shard).expect("shards are fixed")
-    }
-
-    /// A shard's store with all that its replica has applied, if the process runs.
-    pub fn written_state(&mut self, shard: u16) -> &mut StateStore {
-        let store = self.states.get_mut(&shard).expect("shards are fixed");
-        if let Some(process) = &mut self.process {
-            process.groups.get_mut(&shard).expect("shards are fixed").write_out(store);
+    /// A shard's state folders with all that its replica has applied, if the process runs.
+    pub fn written_state(&mut self, shard: u16) -> Option<&mut Folders> {
+        let born = self.replicas.get_mut(&shard)?;
+        let group = self.process.as_mut().and_then(|process| process.groups.get_mut(&shard));
+        if let Some(group) = group {
+            group.write_out(&mut born.folders);
         }
-        store
+        Some(&mut born.folders)
     }
 
     /// A shard's replica, while the process runs.
@@ -124,11 +124,11 @@ impl Node {
         self.started_ms = env.now_ms;
         let mut groups = BTreeMap::new();
         let mut writer = LogWriter::default();
-        let shards: Vec<u16> = self.states.keys().copied().collect();
-        for shard in shards {
+        let (mono_ms, wall_ms) = (self.mono_ms(env.now_ms), self.wall_ms(env.now_ms));
+        for (&shard, born) in &mut self.replicas {
             let mut around = Around {
-                mono_ms: self.mono_ms(env.now_ms),
-                wall_ms: self.wall_ms(env.now_ms),
+                mono_ms,
+                wall_ms,
                 env,
                 watch,
                 disk: &mut self.disk,
@@ -136,7 +136,7 @@ impl Node {
                 node: self.node,
                 incarnation: self.incarnation,
             };
-            let group = Group::open(&mut around, shard, &self.states[&shard])?;
+            let group = Group::open(&mut around, shard, born)?;
             groups.insert(shard, group);
         }
         let offset_ms = env.within((0, env.plan.tick_ms));
@@ -146,6 +146,8 @@ impl Node {
             messages: VecDeque::new(),
             persisted: Vec::new(),
             flushed: Vec::new(),
+            copies: Vec::new(),
+            held: Vec::new(),
             work: VecDeque::new(),
             unreachable: Vec::new(),
             next_tick_ms: MONO_START_MS + offset_ms,
@@ -162,7 +164,7 @@ impl Node {
         };
         self.paused_until_ms = None;
         let (survived, lost) = process.writer.crash(env, &mut self.disk)?;
-        self.states.values_mut().for_each(StateStore::crash);
+        self.replicas.values_mut().for_each(|born| born.folders.crash());
         env.note(Note::Crash { node: self.node, survived, lost });
         Ok(())
     }
@@ -259,18 +261,40 @@ impl Node {
         Ok(())
     }
 
-    /// A flush of a shard's state has ended.
-    pub fn flushed(&mut self, env: &mut Env, incarnation: u32, shard: u16, upto: u64) {
+    /// A flush of a replica's state has ended.
+    pub fn flushed(&mut self, env: &mut Env, incarnation: u32, key: Key, folder: u64, upto: u64) {
         if incarnation != self.incarnation || self.process.is_none() {
             return;
         }
-        let index = self.state(shard).flush(upto);
+        let Some(born) = self.replicas.get_mut(&key.0).filter(|born| born.peer == key.1) else {
+            return;
+        };
+        if born.folders.used() != folder {
+            return;
+        }
+        let index = born.folders.store().flush(upto);
         let node = self.node;
-        env.note(Note::Flushed { node, shard, index });
+        env.note(Note::Flushed { node, shard: key.0, index });
         if let Some(process) = &mut self.process {
-            process.flushed.push((shard, index));
+            process.flushed.push((key, index));
         }
         self.wake(env);
+    }
+
+    /// A copy of a leader's state arrives.
+    pub fn copy(&mut self, env: &mut Env, shard: u16, copy: Copy) {
+        if let Some(process) = &mut self.process {
+            process.copies.push((shard, copy));
+            self.wake(env);
+        }
+    }
+
+    /// A follower says that it holds a copy.
+    pub fn held(&mut self, env: &mut Env, shard: u16, held: Held) {
+        if let Some(process) = &mut self.process {
+            process.held.push((shard, held));
+            self.wake(env);
+        }
     }
 
     /// A leader's word how far all replicas of a shard are.
@@ -343,41 +367,38 @@ impl Node {
             return Ok(());
         }
         process.planned_ms = u64::MAX;
-        let Process { groups, writer, messages, persisted, flushed, work, unreachable, next_tick_ms, .. } = process;
-        let mut around =
-            Around { env, watch, disk: &mut self.disk, writer, node: self.node, incarnation, mono_ms, wall_ms };
-        for (shard, number) in persisted.drain(..) {
-            groups.get_mut(&shard).expect("shards are fixed").persisted(number);
+        let mut around = Around {
+            env,
+            watch,
+            disk: &mut self.disk,
+            writer: &mut process.writer,
+            node: self.node,
+            incarnation,
+            mono_ms,
+            wall_ms,
+        };
+        let mut inbox = Inbox {
+            messages: &mut process.messages,
+            persisted: &mut process.persisted,
+            flushed: &mut process.flushed,
+            copies: &mut process.copies,
+            held: &mut process.held,
+            work: &mut process.work,
+            unreachable: &mut process.unreachable,
+        };
+        inbox.take(&mut around, &mut process.groups, &mut self.replicas)?;
+        let ticks = mono_ms >= process.next_tick_ms;
+        if ticks {
+            process.next_tick_ms = mono_ms + around.env.plan.tick_ms;
         }
-        let taken = messages.len().min(MESSAGES_PER_RUN);
-        for (shard, message) in messages.drain(..taken) {
-            let group = groups.get_mut(&shard).expect("shards are fixed");
-            group.step(around.env, self.node, message)?;
-        }
-        for (shard, durable) in flushed.drain(..) {
-            let group = groups.get_mut(&shard).expect("shards are fixed");
-            if let Some(matched) = group.flushed(&mut around, durable) {
-                tell_matched(around.env, self.node, shard, matched);
+        for (shard, group) in &mut process.groups {
+            let born = self.replicas.get_mut(shard).expect("it runs");
+            if ticks {
+                group.tick(&mut around, &mut born.folders)?;
             }
+            group.turn(&mut around, &mut born.folders)?;
         }
-        for node in unreachable.drain(..) {
-            groups.values_mut().for_each(|group| group.report_unreachable(node));
-        }
-        for work in work.drain(..) {
-            let group = groups.get_mut(&work.request.shard).expect("shards are fixed");
-            group.take(&mut around, work)?;
-        }
-        if mono_ms >= *next_tick_ms {
-            *next_tick_ms = mono_ms + around.env.plan.tick_ms;
-            for (shard, group) in groups.iter_mut() {
-                let store = self.states.get_mut(shard).expect("shards are fixed");
-                group.tick(&mut around, store);
-            }
-        }
-        for (shard, group) in groups.iter_mut() {
-            let store = self.states.get_mut(shard).expect("shards are fixed");
-            group.turn(&mut around, store)?;
-        }
+        let (messages, next_tick_ms) = (&process.messages, process.next_tick_ms);
         let sleep_ms = if messages.is_empty() {
             // A fast clock is early by less than this.
             next_tick_ms.saturating_sub(mono_ms) + 1
@@ -385,6 +406,83 @@ impl Node {
             0
         };
         self.plan_run(env, sleep_ms);
+        Ok(())
+    }
+}
+
+/// What waits at a reactor.
+struct Inbox<'a> {
+    messages: &'a mut VecDeque<(u16, Message)>,
+    persisted: &'a mut Vec<(Key, u64)>,
+    flushed: &'a mut Vec<(Key, u64)>,
+    copies: &'a mut Vec<(u16, Copy)>,
+    held: &'a mut Vec<(u16, Held)>,
+    work: &'a mut VecDeque<Work>,
+    unreachable: &'a mut Vec<usize>,
+}
+
+impl Inbox<'_> {
+    fn take(
+        &mut self,
+        around: &mut Around<'_>,
+        groups: &mut BTreeMap<u16, Group>,
+        replicas: &mut BTreeMap<u16, Born>,
+    ) -> Check {
+        for (key, number) in self.persisted.drain(..) {
+            if let Some(group) = groups.get_mut(&key.0).filter(|group| group.key() == key) {
+                let born = replicas.get_mut(&key.0).expect("it runs");
+                group.persisted(around.disk, &mut born.folders, number)?;
+            }
+        }
+        // Copies come beside the messages, before or after them.
+        let copies_first = around.env.once_in(2);
+        if copies_first {
+            self.take_copies(around, groups, replicas)?;
+        }
+        let taken = self.messages.len().min(MESSAGES_PER_RUN);
+        for (shard, message) in self.messages.drain(..taken) {
+            if let Some(group) = groups.get_mut(&shard) {
+                group.step(around.env, around.node, message)?;
+            }
+        }
+        if !copies_first {
+            self.take_copies(around, groups, replicas)?;
+        }
+        for (key, durable) in self.flushed.drain(..) {
+            if let Some(group) = groups.get_mut(&key.0).filter(|group| group.key() == key)
+                && let Some(matched) = group.flushed(around, durable)
+            {
+                tell_matched(around.env, around.node, key.0, matched);
+            }
+        }
+        for node in self.unreachable.drain(..) {
+            groups.values_mut().for_each(|group| group.report_unreachable(node));
+        }
+        for work in self.work.drain(..) {
+            if let Some(group) = groups.get_mut(&work.request.shard) {
+                group.take(around, work)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_copies(
+        &mut self,
+        around: &mut Around<'_>,
+        groups: &mut BTreeMap<u16, Group>,
+        replicas: &mut BTreeMap<u16, Born>,
+    ) -> Check {
+        for (shard, copy) in self.copies.drain(..) {
+            if let Some(group) = groups.get_mut(&shard) {
+                let born = replicas.get_mut(&shard).expect("it runs");
+                group.receive(around, &mut born.folders, &copy)?;
+            }
+        }
+        for (shard, held) in self.held.drain(..) {
+            if let Some(group) = groups.get_mut(&shard) {
+                group.held(around.env, around.node, held);
+            }
+        }
         Ok(())
     }
 }

@@ -32,6 +32,21 @@ pub struct NetworkPlan {
     pub ordered: bool,
 }
 
+/// How copies of states travel.
+#[derive(Clone, Debug)]
+pub struct CopyPlan {
+    /// From the checkpoint to the whole copy.
+    pub ms: Span,
+    /// Part of copies lost.
+    pub lost: f64,
+    /// Part of copies cut off in the middle.
+    pub cut: f64,
+    /// Part of copies that come a second time.
+    pub twice: f64,
+    /// Part of copies around which a node crashes: the follower while it takes one over, the leader that hears of it.
+    pub crash: f64,
+}
+
 /// How the clients behave.
 #[derive(Clone, Debug)]
 pub struct ClientPlan {
@@ -92,6 +107,10 @@ pub struct Plan {
     pub flush_ms: Span,
     /// Entries kept in the log beyond what all replicas have.
     pub keep_entries: u64,
+    /// Entries of the log that a laggard may hold up.
+    pub pin_entries: u64,
+    /// Copies of states.
+    pub copies: CopyPlan,
     /// Bytes of recent entries a replica keeps in memory.
     pub cache_bytes: usize,
     /// Bytes of entries in one append.
@@ -136,6 +155,8 @@ impl Plan {
             write_every: *[1, 4, 50].choose(rng).expect("not empty"),
             flush_ms: *[(200, 1_000), (500, 3_000), (3_000, 15_000)].choose(rng).expect("not empty"),
             keep_entries: *[0, 0, 0, 8, 64].choose(rng).expect("not empty"),
+            pin_entries: *[0, 0, 8, 60, u64::MAX].choose(rng).expect("not empty"),
+            copies: CopyPlan::draw(rng),
             cache_bytes: *[0, 4 << 10, 1 << 20].choose(rng).expect("not empty"),
             append_bytes: *[1, 2 << 10, 512 << 10].choose(rng).expect("not empty"),
             appends: *[1, 4, 64].choose(rng).expect("not empty"),
@@ -188,6 +209,18 @@ impl NetworkPlan {
             loss: *[0.0, 0.0, 0.01, 0.1, 0.3].choose(rng).expect("not empty"),
             duplicates: *[0.0, 0.02, 0.2].choose(rng).expect("not empty"),
             ordered: rng.random_bool(0.4),
+        }
+    }
+}
+
+impl CopyPlan {
+    fn draw(rng: &mut SmallRng) -> CopyPlan {
+        CopyPlan {
+            ms: *[(1, 50), (50, 1_000), (500, 10_000)].choose(rng).expect("not empty"),
+            lost: *[0.0, 0.1, 0.4].choose(rng).expect("not empty"),
+            cut: *[0.0, 0.1, 0.4].choose(rng).expect("not empty"),
+            twice: *[0.0, 0.3].choose(rng).expect("not empty"),
+            crash: *[0.0, 0.1, 0.4].choose(rng).expect("not empty"),
         }
     }
 }

@@ -7,7 +7,7 @@ use moso_proto::ShardId;
 use moso_queue::machine::MetaRecord;
 use moso_queue::unwritten::Record;
 use moso_queue::{Error, Machine, Unwritten};
-use moso_shard::Position;
+use moso_shard::{ConfState, Position};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Records of a shard.
@@ -33,6 +33,8 @@ pub struct Records {
     pub meta: Option<Bytes>,
     /// Newest entry in the records above.
     pub applied: Position,
+    /// The group's members at that entry.
+    pub members: ConfState,
 }
 
 enum Op {
@@ -51,9 +53,10 @@ enum Op {
 struct Batch {
     ops: Vec<Op>,
     applied: Position,
+    members: Option<ConfState>,
 }
 
-/// The state store of a shard replica. Survives crashes.
+/// The state store of a shard replica: a folder. Survives crashes.
 #[derive(Default)]
 pub struct StateStore {
     durable: Records,
@@ -61,10 +64,15 @@ pub struct StateStore {
 }
 
 impl StateStore {
-    /// Writes what was applied and the applied index as one batch.
-    pub fn write(&mut self, machine: &Machine, unwritten: &Unwritten, applied: Position) {
+    /// A store that is the copy of another.
+    pub fn of(copy: Records) -> StateStore {
+        StateStore { durable: copy, batches: VecDeque::new() }
+    }
+
+    /// Writes what was applied, the applied index and a changed configuration as one batch.
+    pub fn write(&mut self, machine: &Machine, unwritten: &Unwritten, applied: Position, members: Option<ConfState>) {
         let ops = ops(machine, unwritten, applied);
-        self.batches.push_back(Batch { ops, applied });
+        self.batches.push_back(Batch { ops, applied, members });
     }
 
     /// Makes all batches up to this applied index durable; returns the durable applied index.
@@ -79,6 +87,9 @@ impl StateStore {
         for batch in self.batches.drain(..count) {
             batch.ops.into_iter().for_each(|op| self.durable.put(op));
             self.durable.applied = batch.applied;
+            if let Some(members) = batch.members {
+                self.durable.members = members;
+            }
         }
     }
 

@@ -48,7 +48,12 @@ impl World {
         let plan = Plan::draw(&mut rng);
         let mut env = Env::new(rng, plan, verbose);
         let nodes = (0..env.plan.nodes).map(|node| Node::new(&mut env, node)).collect();
-        let watch = Watch::new(env.plan.nodes, env.plan.shards);
+        let mut watch = Watch::new(env.plan.nodes, env.plan.shards);
+        let founders =
+            moso_shard::ConfState { voters: (0..env.plan.nodes).map(super::peer_of).collect(), ..Default::default() };
+        for shard in 1..=env.plan.shards {
+            watch.oracle_mut(shard).0.members.found(&founders);
+        }
         let mut clients = Vec::new();
         let crowd = env.plan.clients.clone();
         for _ in 0..crowd.submitters {
@@ -91,13 +96,19 @@ impl World {
             Event::Reactor { node, incarnation, planned_ms } => nodes[node].run(env, watch, incarnation, planned_ms)?,
             Event::Message { to, shard, bytes } => nodes[to].message(env, shard, bytes)?,
             Event::Synced { node, incarnation } => nodes[node].synced(env, incarnation)?,
-            Event::Flushed { node, incarnation, shard, upto } => nodes[node].flushed(env, incarnation, shard, upto),
+            Event::Flushed { node, incarnation, key, folder, upto } => {
+                nodes[node].flushed(env, incarnation, key, folder, upto);
+            }
+            Event::Copy { to, shard, copy } => nodes[to].copy(env, shard, copy),
+            Event::Held { to, shard, held } => nodes[to].held(env, shard, held),
             Event::Matched { to, shard, matched } => nodes[to].matched(shard, matched),
             Event::Request { to, request } => nodes[to].request(env, request)?,
             Event::Work { node, incarnation, work } => nodes[node].work(env, incarnation, work),
             Event::Answer { client, request, answer } => self.answer(client, request, answer)?,
             Event::Client(client) => self.wake(client),
             Event::Fault => self.fault()?,
+            Event::Kill(_) if env.calm => {}
+            Event::Kill(node) => faults::crash(env, nodes, &[node])?,
             Event::Mend(mend) => faults::mend(env, watch, nodes, mend)?,
             Event::Calm => self.calm()?,
             Event::Settle => return self.settle(),
@@ -246,9 +257,12 @@ impl World {
             check_machine(at, shard, machine)?;
             ensure_that!("I8 equal digests", machine.digest() == digest, "node {at} shard {shard} at the end");
         }
-        let store = node.written_state(shard);
-        store.flush(u64::MAX);
-        let records = store.durable();
+        let Some(folders) = node.written_state(shard) else {
+            return Violation::new("a member has its state", format!("node {at} shard {shard}"));
+        };
+        ensure_that!("copies go", folders.len() <= 2, "node {at} shard {shard} has {} state folders", folders.len());
+        folders.store().flush(u64::MAX);
+        let records = folders.store().durable();
         let loaded = records.load(moso_proto::ShardId(shard)).map_err(|error| Violation {
             invariant: "state loads",
             detail: format!("node {at} shard {shard}: {error}"),

@@ -3,13 +3,14 @@
 use super::{Around, Group};
 use crate::ensure_that;
 use crate::sim::env::Env;
+use crate::sim::log::Disk;
 use crate::sim::trace::Note;
 use crate::sim::watch::{Check, Serving, Violation};
 use moso_proto::JobState;
 use moso_queue::command::{Command, read_entry};
 use moso_queue::filter::WorkerOffer;
 use moso_queue::ready::Popped;
-use moso_shard::Role;
+use moso_shard::{FOUNDING, Role};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
@@ -71,7 +72,7 @@ impl Group {
         let disk = &mut *around.disk;
         // A replica campaigns only once its whole log is on disk.
         let first = replica.first_index();
-        let written = |index, term| index < first || disk.term(self.shard, index) == Some(term);
+        let written = |index, term| index < first || disk.term(self.key(), index) == Some(term);
         around.watch.role(around.env, around.node, self.shard, role, written)?;
         around.watch.committed(around.node, self.shard, replica.committed_index())?;
         let serving = self.core.serves().then_some(replica.term());
@@ -138,13 +139,49 @@ impl Group {
         Ok(())
     }
 
+    /// The members are those that all replicas agree on.
+    pub(super) fn check_members(&mut self, around: &mut Around<'_>) -> Check {
+        let replica = self.core.replica_ref();
+        let applied = replica.applied_index();
+        let members = &mut around.watch.oracle_mut(self.shard).0.members;
+        let change = members.change_before(applied);
+        if change == self.members_seen || self.restoring.is_some() {
+            return Ok(());
+        }
+        self.members_seen = change;
+        members.agree(applied, &replica.conf_state())
+    }
+
+    /// Once all appends are on disk, the log is what the replica takes it for.
+    pub(super) fn check_log(&self, disk: &mut Disk) -> Check {
+        let replica = self.core.replica_ref();
+        let (cut, last) = disk.with(self.key(), |log| (log.truncated().index, log.last_index()));
+        let ends = replica.appends_in_flight() > 0 || last.max(FOUNDING.index) == replica.last_index();
+        ensure_that!(
+            "the log is what was written",
+            replica.is_joining() || (ends && cut.max(FOUNDING.index) <= replica.first_index() - 1),
+            "shard {} replica {:x}: cut at {cut} and ends at {last}, instead of {} and {}",
+            self.shard,
+            self.peer,
+            replica.first_index() - 1,
+            replica.last_index()
+        );
+        Ok(())
+    }
+
     /// Shows the oracle what was applied; a replica applies only what is on its own disk.
     pub(super) fn observe(&mut self, around: &mut Around<'_>) -> Check {
         let applied = self.core.replica_ref().applied_index();
+        if let Some(restoring) = self.restoring.filter(|restoring| applied >= restoring.at.index) {
+            return Violation::new(
+                "L1 applied only what is on disk",
+                format!("node {} shard {}: the snapshot at {:?}", around.node, self.shard, restoring.at),
+            );
+        }
         while self.observed < applied {
             self.observed += 1;
             let index = self.observed;
-            let entry = around.disk.with(self.shard, |log| log.entry(index));
+            let entry = around.disk.with(self.key(), |log| log.entry(index));
             let Some(entry) = entry else {
                 return Violation::new(
                     "L1 applied only what is on disk",
