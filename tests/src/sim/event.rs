@@ -2,6 +2,7 @@
 
 use super::group::{Copy, Held};
 use super::log::Key;
+use super::meta::View;
 use bytes::Bytes;
 use moso_queue::command::Reply;
 use moso_queue::ready::Popped;
@@ -106,6 +107,40 @@ pub enum Event {
     Fault,
     /// A node crashes.
     Kill(usize),
+    /// Perhaps the members of a shard should change.
+    Wish,
+    /// A replica's data is lost: another should take its place.
+    Replace {
+        /// Shard.
+        shard: u16,
+        /// Replica.
+        peer: u64,
+    },
+    /// A leader's word that the members are as they should be.
+    Settled {
+        /// Shard.
+        shard: u16,
+        /// Of the wish.
+        version: u64,
+    },
+    /// A node learns what members a shard should have.
+    Learn {
+        /// Node.
+        node: usize,
+        /// Shard.
+        shard: u16,
+        /// What was true when it was sent.
+        view: View,
+    },
+    /// A leader's node reads what members a shard should have.
+    Read {
+        /// Node.
+        node: usize,
+        /// Shard.
+        shard: u16,
+        /// In which it leads.
+        term: u64,
+    },
     /// A fault ends.
     Mend(Mend),
     /// Faults end for good.

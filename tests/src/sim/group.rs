@@ -3,11 +3,12 @@
 
 mod checks;
 mod copies;
+mod reconcile;
 
 use super::env::Env;
 use super::event::{Answer, Ask, Event, Request, Work};
 use super::folders::Folders;
-use super::log::{Disk, Key, LogTask, LogWriter};
+use super::log::{Disk, Key, LogTask, LogWriter, ShardLog};
 use super::network;
 use super::trace::Note;
 use super::watch::{Check, Violation, Watch};
@@ -67,6 +68,22 @@ pub struct Born {
     pub founding: Option<ConfState>,
     /// Its state.
     pub folders: Folders,
+    /// Version of the wish by which it was made: nothing older says that it is not wanted.
+    pub version: u64,
+    /// Something of it was damaged on disk.
+    pub hurt: bool,
+    /// It was found damaged: it is not opened any more.
+    pub refused: bool,
+    /// It is being destroyed; what is left of it goes at this time of the node.
+    pub dying_ms: Option<u64>,
+}
+
+impl Born {
+    /// A replica without state.
+    pub fn new(peer: u64, founding: Option<ConfState>, version: u64) -> Born {
+        let folders = Folders::default();
+        Born { peer, founding, folders, version, hurt: false, refused: false, dying_ms: None }
+    }
 }
 
 /// A shard's replica on a node.
@@ -101,6 +118,12 @@ pub struct Group {
     serving: Option<u64>,
     /// Entry of the newest change of members that was looked at.
     members_seen: u64,
+    /// When that was, true time.
+    members_ms: u64,
+    /// Term in which what members there should be was read.
+    fresh_term: u64,
+    /// When the members are next brought to what they should be, the node's time.
+    reconcile_ms: u64,
     /// Entries up to here were looked at after they were applied.
     checked: u64,
     /// Of what is unwritten, so much was looked at.
@@ -121,10 +144,16 @@ impl Group {
             detail: format!("node {node} shard {shard} replica {peer:x}: {what}"),
         };
         let log = around.disk.durable((shard, peer));
+        if !around.disk.with((shard, peer), ShardLog::is_sound) {
+            return Err(damaged("the log is not what was written".into()));
+        }
         if !born.folders.recover(log.truncated.index) {
             return Err(damaged(format!("no state goes with a log that was cut at {:?}", log.truncated)));
         }
         let records = born.folders.store().durable();
+        if !records.is_sound() {
+            return Err(damaged("the state is not what was written".into()));
+        }
         let machine = records.load(ShardId(shard)).map_err(|error| damaged(error.to_string()))?;
         moso_queue::check::check(&machine).map_err(|what| Violation {
             invariant: "I7 state adds up",
@@ -148,7 +177,7 @@ impl Group {
                 .map_err(|error| damaged(error.to_string()))?;
         let plan = &around.env.plan;
         let core = Core::new(replica, machine, at, plan.policy(), plan.election_ms());
-        around.watch.opened(node, shard, around.env.now_ms);
+        around.watch.opened(node, (shard, peer), around.env.now_ms)?;
         around.env.note(Note::Start { node, shard, applied, last });
         let first_flush = around.env.plan.flush_ms;
         Ok(Group {
@@ -171,6 +200,9 @@ impl Group {
             popped: BTreeMap::new(),
             serving: None,
             members_seen: 0,
+            members_ms: 0,
+            fresh_term: 0,
+            reconcile_ms: 0,
             checked: applied,
             seen_jobs: 0,
             seen_ends: 0,
@@ -360,6 +392,7 @@ impl Group {
         }
         self.core.replica().tick();
         self.core.maintain(around.mono_ms, around.wall_ms);
+        self.reconcile(around);
         self.tidy_copies(around, folders);
         self.send_copies(around, folders)?;
         if around.mono_ms >= self.flush_ms && !self.flushing && self.core.replica_ref().applied_index() > 0 {

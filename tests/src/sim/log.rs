@@ -7,7 +7,11 @@ use super::{env::Env, network};
 use crate::ensure_that;
 use bytes::Bytes;
 use moso_shard::{Append, Durable, Entry, FOUNDING, HardState, LogReader, Message, MessageType, Position, wire};
+use rand::Rng;
+use rand::rngs::SmallRng;
+use rand::seq::{IndexedMutRandom, IteratorRandom};
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -20,6 +24,8 @@ pub struct ShardLog {
     hard_state: HardState,
     entries: BTreeMap<u64, Bytes>,
     truncated: Position,
+    /// Checksums of entries that were damaged, as they were written.
+    sums: BTreeMap<u64, u64>,
     /// A cut that is written with the next append: until then a crash brings back what was cut off.
     cut: Option<Position>,
 }
@@ -29,6 +35,19 @@ impl ShardLog {
     pub fn last_index(&self) -> u64 {
         let last = self.entries.keys().next_back();
         last.copied().unwrap_or(0).max(self.truncated().index)
+    }
+
+    /// Flips a bit of an entry.
+    pub fn spoil(&mut self, rng: &mut SmallRng) -> bool {
+        let Some((&index, bytes)) = self.entries.iter_mut().choose(rng) else { return false };
+        self.sums.entry(index).or_insert(sum(bytes));
+        flip(bytes, rng);
+        true
+    }
+
+    /// What is read is what was written.
+    pub fn is_sound(&self) -> bool {
+        self.sums.iter().all(|(index, written)| self.entries.get(index).is_none_or(|bytes| sum(bytes) == *written))
     }
 
     /// Where the log was cut.
@@ -130,6 +149,11 @@ impl Disk {
         f(&self.log(key).lock().expect("one thread"))
     }
 
+    /// Flips a bit of an entry of a replica's log.
+    pub fn spoil(&mut self, key: Key, rng: &mut SmallRng) -> bool {
+        self.log(key).lock().expect("one thread").spoil(rng)
+    }
+
     /// Reads a replica's log.
     pub fn reader(&mut self, key: Key) -> Box<dyn LogReader> {
         Box::new(Reader(self.log(key).clone()))
@@ -154,6 +178,11 @@ impl Disk {
     /// Forgets a prefix of the log.
     pub fn truncate(&mut self, key: Key, to: Position) {
         self.log(key).lock().expect("one thread").cut = Some(to);
+    }
+
+    /// Forgets a replica's log.
+    pub fn remove(&mut self, key: Key) {
+        self.logs.remove(&key);
     }
 
     /// Forgets cuts that were not written.
@@ -199,6 +228,22 @@ impl Disk {
             )
         })
     }
+}
+
+/// A checksum, as the disk keeps it.
+pub fn sum(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// Flips a bit.
+pub fn flip(bytes: &mut Bytes, rng: &mut SmallRng) {
+    let mut copy = bytes.to_vec();
+    if let Some(byte) = copy.choose_mut(rng) {
+        *byte ^= 1 << rng.random_range(0..8);
+    }
+    *bytes = copy.into();
 }
 
 /// An append of a replica.
@@ -266,6 +311,12 @@ impl LogWriter {
         }
         self.start(env, disk, node, incarnation);
         Ok(persisted)
+    }
+
+    /// Drops what is to be written for a replica that is removed.
+    pub fn forget(&mut self, key: Key) {
+        self.waiting.retain(|task| task.key != key);
+        self.writing.retain(|task| task.key != key);
     }
 
     /// The process ends in the middle of a write: of what was not synced at least four fifths are lost, from the tail.

@@ -9,8 +9,9 @@
 //! env.rs event.rs network.rs faults.rs      virtual time, chance, links, what goes wrong
 //! log.rs state.rs folders.rs      disks: un-synced writes and un-flushed batches are lost in a crash
 //! node.rs group.rs group/         the reactor's loop and a shard's turn, snapshots
+//! meta.rs planner.rs   what members the shards should have, and who changes it
 //! calls.rs submitter.rs worker.rs operator.rs history.rs      clients, and what they were told
-//! oracle.rs rules.rs watch.rs      the invariants
+//! oracle.rs rules.rs members_log.rs watch.rs      the invariants
 //! trace.rs coverage.rs      what happened, and how often
 //! world.rs     the run: faults first, then calm, in which all work must get done
 //! ```
@@ -24,12 +25,15 @@ mod folders;
 mod group;
 mod history;
 mod log;
+mod manager;
 mod members_log;
+mod meta;
 mod network;
 mod node;
 mod operator;
 mod oracle;
 mod plan;
+mod planner;
 mod rules;
 mod state;
 mod submitter;
@@ -121,9 +125,13 @@ pub fn run(seed: u64, verbose: bool) -> Outcome {
     }
 }
 
-/// Replica id of a node, the same for all shards.
-fn peer_of(node: usize) -> u64 {
-    ((node as u64 + 1) << 32) | 1
+/// Replica id: a node's, and how many it had before it, over all shards.
+fn peer_at(node: usize, incarnation: u64) -> u64 {
+    ((node as u64 + 1) << 32) | incarnation
+}
+
+fn incarnation_of(peer: u64) -> u64 {
+    peer & u64::from(u32::MAX)
 }
 
 /// Node of a replica.

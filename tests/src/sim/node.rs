@@ -6,12 +6,14 @@ use super::event::{Answer, Ask, Event, Request, Work};
 use super::folders::Folders;
 use super::group::{Around, Born, Copy, Group, Held, send_answer};
 use super::log::{Disk, Key, LogWriter};
+use super::manager::{Manager, open};
 use super::network::client_delay;
 use super::trace::Note;
 use super::watch::{Check, Violation, Watch};
 use bytes::Bytes;
 use moso_shard::{ConfState, Message, wire};
 use rand::Rng;
+use rand::seq::IteratorRandom;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Where monotonic clocks start, ms.
@@ -35,6 +37,8 @@ struct Process {
     work: VecDeque<Work>,
     unreachable: Vec<usize>,
     next_tick_ms: u64,
+    /// When it is next looked which replicas should be here.
+    manage_ms: u64,
     /// When the reactor runs next, true time.
     planned_ms: u64,
 }
@@ -44,6 +48,10 @@ pub struct Node {
     node: usize,
     disk: Disk,
     replicas: BTreeMap<u16, Born>,
+    /// The newest replica that ever was on this disk, of each shard.
+    newest: BTreeMap<u16, u64>,
+    /// Counts the disks that the node had.
+    disk_number: u32,
     process: Option<Process>,
     incarnation: u32,
     started_ms: u64,
@@ -56,13 +64,21 @@ pub struct Node {
 impl Node {
     /// A node that was never started.
     pub fn new(env: &mut Env, node: usize) -> Node {
-        let members = ConfState { voters: (0..env.plan.nodes).map(super::peer_of).collect(), ..ConfState::default() };
-        let born = || Born { peer: super::peer_of(node), founding: Some(members.clone()), folders: Folders::default() };
+        let mut replicas = BTreeMap::new();
+        for shard in 1..=env.plan.shards {
+            let founders = env.meta.founders(shard);
+            let members = ConfState { voters: founders.iter().copied().collect(), ..ConfState::default() };
+            if let Some(peer) = founders.iter().find(|peer| super::node_of(**peer) == node) {
+                replicas.insert(shard, Born::new(*peer, Some(members), 1));
+            }
+        }
         let drift = env.plan.drift_ppm;
         Node {
             node,
             disk: Disk::default(),
-            replicas: (1..=env.plan.shards).map(|shard| (shard, born())).collect(),
+            newest: replicas.iter().map(|(shard, born)| (*shard, born.peer)).collect(),
+            replicas,
+            disk_number: 1,
             process: None,
             incarnation: 0,
             started_ms: 0,
@@ -103,6 +119,54 @@ impl Node {
         self.process.as_ref()?.groups.get(&shard)
     }
 
+    /// The replicas on its disk.
+    pub fn replicas(&self) -> Vec<Key> {
+        self.replicas.iter().map(|(shard, born)| (*shard, born.peer)).collect()
+    }
+
+    /// Whether there is, or is about to go, a replica of the shard.
+    pub fn has_replica(&self, shard: u16) -> bool {
+        self.replicas.contains_key(&shard)
+    }
+
+    /// Which disk it has.
+    pub fn disk_number(&self) -> u32 {
+        self.disk_number
+    }
+
+    /// The disk of a crashed node is lost; it gets another, empty one.
+    pub fn wipe(&mut self, watch: &mut Watch) {
+        self.replicas().into_iter().for_each(|key| watch.lost(key));
+        self.replicas.clear();
+        self.newest.clear();
+        self.disk = Disk::default();
+        self.disk_number += 1;
+    }
+
+    /// Something that is on the disk of a crashed node is not what was written.
+    pub fn spoil(&mut self, env: &mut Env, shard: u16, log: bool) -> bool {
+        let Some(born) = self.replicas.get_mut(&shard).filter(|born| !born.refused) else { return false };
+        born.hurt = match log {
+            true => self.disk.spoil((shard, born.peer), &mut env.rng),
+            false => born.folders.store().spoil(&mut env.rng),
+        };
+        born.hurt
+    }
+
+    /// What a starting node reads of what members there should be may be old.
+    fn forget_views(&self, env: &mut Env) {
+        for shard in 1..=env.plan.shards {
+            let newest = env.meta.newest(shard).version;
+            if newest > 1 && !env.calm && env.once_in(4) {
+                let version = env.within((1, newest));
+                env.meta.forget(self.node, shard, version);
+                let (node, view) = (self.node, env.meta.truth(shard));
+                let delay_ms = super::meta::delay(env);
+                env.after(delay_ms, Event::Learn { node, shard, view });
+            }
+        }
+    }
+
     /// Moves the wall clock.
     pub fn set_wall_offset(&mut self, ms: i64) {
         self.wall_offset_ms = ms;
@@ -122,6 +186,7 @@ impl Node {
     pub fn start(&mut self, env: &mut Env, watch: &mut Watch) -> Check {
         self.incarnation += 1;
         self.started_ms = env.now_ms;
+        self.forget_views(env);
         let mut groups = BTreeMap::new();
         let mut writer = LogWriter::default();
         let (mono_ms, wall_ms) = (self.mono_ms(env.now_ms), self.wall_ms(env.now_ms));
@@ -136,8 +201,9 @@ impl Node {
                 node: self.node,
                 incarnation: self.incarnation,
             };
-            let group = Group::open(&mut around, shard, born)?;
-            groups.insert(shard, group);
+            if let Some(group) = open(&mut around, shard, born)? {
+                groups.insert(shard, group);
+            }
         }
         let offset_ms = env.within((0, env.plan.tick_ms));
         self.process = Some(Process {
@@ -151,6 +217,7 @@ impl Node {
             work: VecDeque::new(),
             unreachable: Vec::new(),
             next_tick_ms: MONO_START_MS + offset_ms,
+            manage_ms: MONO_START_MS,
             planned_ms: u64::MAX,
         });
         self.plan_run(env, offset_ms);
@@ -281,6 +348,14 @@ impl Node {
         self.wake(env);
     }
 
+    /// The node of a leader has read what members the shard should have.
+    pub fn learned(&mut self, shard: u16, term: u64) {
+        let process = self.process.as_mut();
+        if let Some(group) = process.and_then(|process| process.groups.get_mut(&shard)) {
+            group.learned_in(term);
+        }
+    }
+
     /// A copy of a leader's state arrives.
     pub fn copy(&mut self, env: &mut Env, shard: u16, copy: Copy) {
         if let Some(process) = &mut self.process {
@@ -316,6 +391,9 @@ impl Node {
             return Ok(());
         };
         let Some(group) = process.groups.get_mut(&request.shard) else {
+            let (wish, _) = env.meta.view(self.node, request.shard);
+            let member = wish.members.voters.iter().copied().choose(&mut env.rng).map(super::node_of);
+            send_answer(env, self.node, request.client, request.id, Answer::NotLeader(member));
             return Ok(());
         };
         let popped = group.prepare(env, &request)?;
@@ -387,6 +465,16 @@ impl Node {
             unreachable: &mut process.unreachable,
         };
         inbox.take(&mut around, &mut process.groups, &mut self.replicas)?;
+        if mono_ms >= process.manage_ms {
+            process.manage_ms = mono_ms + around.env.within((500, 1_500));
+            let mut manager = Manager {
+                replicas: &mut self.replicas,
+                newest: &mut self.newest,
+                disk_number: self.disk_number,
+                groups: &mut process.groups,
+            };
+            manager.manage(&mut around)?;
+        }
         let ticks = mono_ms >= process.next_tick_ms;
         if ticks {
             process.next_tick_ms = mono_ms + around.env.plan.tick_ms;

@@ -85,10 +85,16 @@ pub struct ClientPlan {
 /// What a seed does.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Nodes: 1, 3 or 5.
+    /// Nodes: 1 to 5.
     pub nodes: usize,
-    /// Shards, each with a replica on every node.
+    /// Replicas with which each shard is made: 1, 3 or 5.
+    pub replicas: usize,
+    /// Shards.
     pub shards: u16,
+    /// From a change of what members a shard should have to the next; `None`: they stay.
+    pub wish_ms: Option<Span>,
+    /// From such a change to a node's knowledge of it.
+    pub meta_ms: Span,
     /// Length of the phase with faults.
     pub faulty_ms: u64,
     /// Raft's tick.
@@ -140,11 +146,15 @@ pub struct Plan {
 impl Plan {
     /// Draws a plan.
     pub fn draw(rng: &mut SmallRng) -> Plan {
-        let nodes = *[1, 3, 3, 3, 3, 3, 3, 3, 3, 5].choose(rng).expect("not empty");
+        let sizes = [(1, 1), (3, 3), (3, 3), (3, 3), (3, 3), (3, 1), (4, 3), (4, 3), (5, 3), (5, 5)];
+        let (nodes, replicas) = *sizes.choose(rng).expect("not empty");
         let faults: Vec<FaultKind> = FaultKind::ALL.into_iter().filter(|_| rng.random_bool(0.4)).collect();
         let slowest = *[1_500, 4_000, 12_000].choose(rng).expect("not empty");
         Plan {
             nodes,
+            replicas,
+            wish_ms: *[None, None, Some((500, 6_000)), Some((2_000, 20_000))].choose(rng).expect("not empty"),
+            meta_ms: *[(0, 100), (0, 1_500), (100, 8_000)].choose(rng).expect("not empty"),
             shards: *[1, 1, 2, 2, 3].choose(rng).expect("not empty"),
             faulty_ms: rng.random_range(20_000..=70_000),
             tick_ms: 100,

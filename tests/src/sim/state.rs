@@ -2,12 +2,15 @@
 //! and carries its applied index, a flush makes an exact prefix of the batches durable, a crash goes back to the last
 //! flush.
 
+use super::log::{flip, sum};
 use bytes::Bytes;
 use moso_proto::ShardId;
 use moso_queue::machine::MetaRecord;
 use moso_queue::unwritten::Record;
 use moso_queue::{Error, Machine, Unwritten};
 use moso_shard::{ConfState, Position};
+use rand::rngs::SmallRng;
+use rand::seq::IteratorRandom;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Records of a shard.
@@ -35,6 +38,8 @@ pub struct Records {
     pub applied: Position,
     /// The group's members at that entry.
     pub members: ConfState,
+    /// A record that was damaged: its job or task, and its checksum as it was written.
+    damage: Option<(u64, u64)>,
 }
 
 enum Op {
@@ -109,6 +114,15 @@ impl StateStore {
         self.batches.clear();
     }
 
+    /// Flips a bit of a job's or task's record.
+    pub fn spoil(&mut self, rng: &mut SmallRng) -> bool {
+        let Records { jobs, tasks, damage, .. } = &mut self.durable;
+        let Some((&seq, record)) = jobs.iter_mut().chain(tasks).choose(rng) else { return false };
+        *damage = Some((seq, sum(record)));
+        flip(record, rng);
+        true
+    }
+
     /// What is durable.
     pub fn durable(&self) -> &Records {
         &self.durable
@@ -129,6 +143,12 @@ impl Records {
             Op::Change(seq, index, row) => drop(self.changes.insert((seq, index, row))),
             Op::Meta(record) => self.meta = Some(record),
         }
+    }
+
+    /// What is read is what was written.
+    pub fn is_sound(&self) -> bool {
+        let record = |seq| self.jobs.get(&seq).or_else(|| self.tasks.get(&seq));
+        self.damage.is_none_or(|(seq, written)| record(seq).is_none_or(|record| sum(record) == written))
     }
 
     /// The machine that these records hold.

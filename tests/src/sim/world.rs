@@ -6,14 +6,17 @@ use super::event::{Answer, Event};
 use super::faults;
 use super::group::check_machine;
 use super::history::History;
+use super::meta;
 use super::node::Node;
 use super::operator::Operator;
 use super::plan::Plan;
+use super::planner;
 use super::submitter::Submitter;
 use super::trace::Note;
 use super::watch::{Check, Violation, Watch};
 use super::worker::Worker;
 use crate::ensure_that;
+use moso_shard::ConfState;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -49,9 +52,9 @@ impl World {
         let mut env = Env::new(rng, plan, verbose);
         let nodes = (0..env.plan.nodes).map(|node| Node::new(&mut env, node)).collect();
         let mut watch = Watch::new(env.plan.nodes, env.plan.shards);
-        let founders =
-            moso_shard::ConfState { voters: (0..env.plan.nodes).map(super::peer_of).collect(), ..Default::default() };
         for shard in 1..=env.plan.shards {
+            let voters = env.meta.founders(shard).iter().copied().collect();
+            let founders = ConfState { voters, ..ConfState::default() };
             watch.oracle_mut(shard).0.members.found(&founders);
         }
         let mut clients = Vec::new();
@@ -81,6 +84,7 @@ impl World {
         let calm_ms = self.env.plan.faulty_ms;
         self.env.after(calm_ms, Event::Calm);
         self.plan_fault();
+        self.plan_wish();
         while let Some(event) = self.env.next() {
             if self.happen(event)? {
                 return Ok(());
@@ -107,6 +111,22 @@ impl World {
             Event::Answer { client, request, answer } => self.answer(client, request, answer)?,
             Event::Client(client) => self.wake(client),
             Event::Fault => self.fault()?,
+            Event::Wish => self.wish(),
+            Event::Replace { shard, peer } => planner::replace(env, nodes, shard, peer),
+            Event::Learn { node, shard, view } => env.meta.learn(node, shard, view),
+            Event::Read { node, shard, term } => {
+                let view = env.meta.truth(shard);
+                env.meta.learn(node, shard, view);
+                nodes[node].learned(shard, term);
+            }
+            Event::Settled { shard, version } => {
+                if env.meta.truth(shard).settled < version {
+                    env.cover.count("members: wishes fulfilled");
+                    env.note(Note::Fault(format!("shard {shard}: wish {version} is fulfilled")));
+                    env.meta.settle(shard, version);
+                    meta::publish(env, shard);
+                }
+            }
             Event::Kill(_) if env.calm => {}
             Event::Kill(node) => faults::crash(env, nodes, &[node])?,
             Event::Mend(mend) => faults::mend(env, watch, nodes, mend)?,
@@ -140,6 +160,20 @@ impl World {
             let span = self.env.plan.fault_ms;
             let delay_ms = self.env.within(span);
             self.env.after(delay_ms, Event::Fault);
+        }
+    }
+
+    fn plan_wish(&mut self) {
+        if let Some(span) = self.env.plan.wish_ms {
+            let delay_ms = self.env.within(span);
+            self.env.after(delay_ms, Event::Wish);
+        }
+    }
+
+    fn wish(&mut self) {
+        if !self.env.calm {
+            planner::change(&mut self.env, &self.nodes);
+            self.plan_wish();
         }
     }
 
@@ -217,23 +251,44 @@ impl World {
                     machine.live()
                 ));
             }
-            let committed = self.watch.oracle(shard).committed();
-            let mut leaders = 0;
-            for (at, node) in self.nodes.iter().enumerate() {
-                let Some(group) = node.group(shard) else {
-                    return Some(format!("node {at} is down"));
-                };
-                leaders += usize::from(group.core().serves());
-                let applied = group.core().replica_ref().applied_index();
-                if applied != committed {
-                    return Some(format!("shard {shard}: node {at} has applied {applied} of {committed}"));
-                }
-            }
-            if leaders != 1 {
-                return Some(format!("shard {shard} has {leaders} leaders"));
+            if let Some(why) = self.unsettled_members(shard) {
+                return Some(why);
             }
         }
         None
+    }
+
+    /// What is not yet as the newest wish has it.
+    fn unsettled_members(&self, shard: u16) -> Option<String> {
+        let oracle = self.watch.oracle(shard);
+        let (committed, members) = (oracle.committed(), oracle.members.newest());
+        let wish = self.env.meta.newest(shard);
+        let others = [&members.outgoing, &members.learners, &members.learners_next];
+        if !self.env.meta.is_whole(shard)
+            || members.voters != wish.members.voters
+            || others.iter().any(|o| !o.is_empty())
+        {
+            return Some(format!("shard {shard} has {members:x?}, and should have {wish:x?}"));
+        }
+        let mut leaders = 0;
+        for (at, node) in self.nodes.iter().enumerate() {
+            let wanted = wish.members.voters.iter().any(|peer| super::node_of(*peer) == at);
+            let Some(group) = node.group(shard) else {
+                if wanted || node.has_replica(shard) || !node.is_up() {
+                    return Some(format!("shard {shard}: node {at} is down, or its replica"));
+                }
+                continue;
+            };
+            if !wish.names(group.key().1) {
+                return Some(format!("shard {shard}: node {at} still has replica {:x}", group.key().1));
+            }
+            leaders += usize::from(group.core().serves());
+            let applied = group.core().replica_ref().applied_index();
+            if applied != committed {
+                return Some(format!("shard {shard}: node {at} has applied {applied} of {committed}"));
+            }
+        }
+        (leaders != 1).then(|| format!("shard {shard} has {leaders} leaders"))
     }
 
     /// Everything that was acknowledged is there, on every replica.
@@ -241,7 +296,8 @@ impl World {
         self.history.check(&self.watch)?;
         for shard in 1..=self.env.plan.shards {
             let digest = self.watch.oracle(shard).machine().digest();
-            for at in 0..self.nodes.len() {
+            let members = self.env.meta.newest(shard).members.voters.clone();
+            for at in members.into_iter().map(super::node_of) {
                 self.check_replica(at, shard, digest)?;
             }
         }

@@ -73,7 +73,7 @@ impl Group {
         // A replica campaigns only once its whole log is on disk.
         let first = replica.first_index();
         let written = |index, term| index < first || disk.term(self.key(), index) == Some(term);
-        around.watch.role(around.env, around.node, self.shard, role, written)?;
+        around.watch.role(around.env, around.node, self.key(), role, written)?;
         around.watch.committed(around.node, self.shard, replica.committed_index())?;
         let serving = self.core.serves().then_some(replica.term());
         if serving != self.serving {
@@ -82,6 +82,7 @@ impl Group {
             self.heard.clear();
             if let Some(term) = serving {
                 let node = around.node;
+                around.watch.begins(self.key(), term)?;
                 around.env.note(Note::Serves { node, shard: self.shard, term });
                 around.env.cover.count("raft: leaderships that served");
                 let awake_ms = around.watch.awake_ms(node, around.env.now_ms);
@@ -121,17 +122,26 @@ impl Group {
     }
 
     pub(super) fn check_quorum(&self, around: &mut Around<'_>) -> Check {
-        let others = around.env.plan.nodes / 2;
-        let mut heard: Vec<u64> = self.heard.values().copied().collect();
-        heard.sort_unstable_by(|a, b| b.cmp(a));
-        let quorum_ms = match others {
-            0 => around.env.now_ms,
-            _ => heard.get(others - 1).copied().unwrap_or(0),
+        let members = self.core.replica_ref().conf_state();
+        let election_ms = around.env.plan.election_ms();
+        // What a quorum was may just have changed.
+        if around.env.now_ms < self.members_ms + 2 * election_ms {
+            return Ok(());
+        }
+        let heard_ms = |voters: &[u64]| {
+            let heard = |peer: &u64| match *peer == self.peer {
+                true => around.env.now_ms,
+                false => self.heard.get(peer).copied().unwrap_or(0),
+            };
+            let mut heard: Vec<u64> = voters.iter().map(heard).collect();
+            heard.sort_unstable_by(|a, b| b.cmp(a));
+            heard.get(voters.len() / 2).copied().unwrap_or(u64::MAX)
         };
+        let quorum_ms = heard_ms(&members.voters).min(heard_ms(&members.voters_outgoing));
         let gathered_ms = self.gathering_ms.unwrap_or(around.env.now_ms);
         ensure_that!(
             "expiry only while a quorum is there",
-            quorum_ms + around.env.plan.election_ms() >= gathered_ms,
+            quorum_ms + election_ms >= gathered_ms,
             "node {} shard {}: heard of a quorum at {quorum_ms} ms, expired at {gathered_ms} ms or later",
             around.node,
             self.shard
@@ -149,6 +159,7 @@ impl Group {
             return Ok(());
         }
         self.members_seen = change;
+        self.members_ms = around.env.now_ms;
         members.agree(applied, &replica.conf_state())
     }
 
@@ -159,7 +170,7 @@ impl Group {
         let ends = replica.appends_in_flight() > 0 || last.max(FOUNDING.index) == replica.last_index();
         ensure_that!(
             "the log is what was written",
-            replica.is_joining() || (ends && cut.max(FOUNDING.index) <= replica.first_index() - 1),
+            replica.is_joining() || (ends && cut.max(FOUNDING.index) < replica.first_index()),
             "shard {} replica {:x}: cut at {cut} and ends at {last}, instead of {} and {}",
             self.shard,
             self.peer,
