@@ -3,12 +3,14 @@
 
 mod checks;
 mod copies;
+mod open;
+mod reads;
 mod reconcile;
 
 use super::env::Env;
 use super::event::{Answer, Ask, Event, Request, Work};
 use super::folders::Folders;
-use super::log::{Disk, Key, LogTask, LogWriter, ShardLog};
+use super::log::{Disk, Key, LogTask, LogWriter};
 use super::network;
 use super::trace::Note;
 use super::watch::{Check, Violation, Watch};
@@ -17,12 +19,12 @@ use checks::check_digest;
 pub use checks::check_machine;
 pub use copies::{Copy, Held};
 use copies::{Prepared, Restoring, Sending};
-use moso_proto::ShardId;
 use moso_queue::filter::WorkerOffer;
 use moso_queue::ready::{Popped, Wanted};
 use moso_shard::core::{Answer as CoreAnswer, Core, CoreOutput, LeaseTo, Shed};
-use moso_shard::limits::{ENTRY_BYTES_MAX, UNPERSISTED_MAX};
-use moso_shard::{ConfState, Durable, FOUNDING, Message, MessageType, Position, Replica, ReplicaConfig};
+use moso_shard::limits::UNPERSISTED_MAX;
+use moso_shard::{ConfState, Message, MessageType, Position};
+pub use open::Born;
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,32 +60,6 @@ pub struct Around<'a> {
     pub mono_ms: u64,
     /// The node's wall clock, Unix ms.
     pub wall_ms: u64,
-}
-
-/// A replica that a node has on its disk.
-pub struct Born {
-    /// Its id.
-    pub peer: u64,
-    /// The members with which the shard was made, if it is one of them.
-    pub founding: Option<ConfState>,
-    /// Its state.
-    pub folders: Folders,
-    /// Version of the wish by which it was made: nothing older says that it is not wanted.
-    pub version: u64,
-    /// Something of it was damaged on disk.
-    pub hurt: bool,
-    /// It was found damaged: it is not opened any more.
-    pub refused: bool,
-    /// It is being destroyed; what is left of it goes at this time of the node.
-    pub dying_ms: Option<u64>,
-}
-
-impl Born {
-    /// A replica without state.
-    pub fn new(peer: u64, founding: Option<ConfState>, version: u64) -> Born {
-        let folders = Folders::default();
-        Born { peer, founding, folders, version, hurt: false, refused: false, dying_ms: None }
-    }
 }
 
 /// A shard's replica on a node.
@@ -136,82 +112,6 @@ pub struct Group {
 }
 
 impl Group {
-    /// Opens a replica on what is on the node's disk.
-    pub fn open(around: &mut Around<'_>, shard: u16, born: &mut Born) -> Result<Group, Violation> {
-        let (node, peer) = (around.node, born.peer);
-        let damaged = |what: String| Violation {
-            invariant: "replica opens",
-            detail: format!("node {node} shard {shard} replica {peer:x}: {what}"),
-        };
-        let log = around.disk.durable((shard, peer));
-        if !around.disk.with((shard, peer), ShardLog::is_sound) {
-            return Err(damaged("the log is not what was written".into()));
-        }
-        if !born.folders.recover(log.truncated.index) {
-            return Err(damaged(format!("no state goes with a log that was cut at {:?}", log.truncated)));
-        }
-        let records = born.folders.store().durable();
-        if !records.is_sound() {
-            return Err(damaged("the state is not what was written".into()));
-        }
-        let machine = records.load(ShardId(shard)).map_err(|error| damaged(error.to_string()))?;
-        moso_queue::check::check(&machine).map_err(|what| Violation {
-            invariant: "I7 state adds up",
-            detail: format!("node {node} shard {shard}, loaded: {what}"),
-        })?;
-        check_digest(around, shard, records.applied.index, &machine)?;
-        let fresh = records.applied.index == 0;
-        let (durable, at) = match &born.founding {
-            Some(members) if fresh => (Durable::founding(members.clone(), log), FOUNDING),
-            _ => {
-                let (conf_state, applied) = (records.members.clone(), records.applied.index);
-                // A log that was never cut begins behind the founding, unless the replica waits for its first state.
-                let truncated = if fresh { log.truncated } else { log.truncated.max(FOUNDING) };
-                (Durable { conf_state, applied, truncated, ..log }, records.applied)
-            }
-        };
-        around.watch.oracle_mut(shard).0.members.agree(at.index, &durable.conf_state)?;
-        let (applied, last) = (durable.applied, durable.last_index);
-        let replica =
-            Replica::open(replica_config(around.env, shard, peer), durable, around.disk.reader((shard, peer)))
-                .map_err(|error| damaged(error.to_string()))?;
-        let plan = &around.env.plan;
-        let core = Core::new(replica, machine, at, plan.policy(), plan.election_ms());
-        around.watch.opened(node, (shard, peer), around.env.now_ms)?;
-        around.env.note(Note::Start { node, shard, applied, last });
-        let first_flush = around.env.plan.flush_ms;
-        Ok(Group {
-            shard,
-            peer,
-            first_members: born.founding.clone().filter(|_| fresh),
-            sending: BTreeMap::new(),
-            prepared: None,
-            restoring: None,
-            core,
-            out: CoreOutput::default(),
-            observed: applied,
-            reads: BTreeMap::new(),
-            waiting_reads: Vec::new(),
-            jitter_term: None,
-            jitter_ticks: 0,
-            heard: BTreeMap::new(),
-            gathering_ms: None,
-            claimed: BTreeSet::new(),
-            popped: BTreeMap::new(),
-            serving: None,
-            members_seen: 0,
-            members_ms: 0,
-            fresh_term: 0,
-            reconcile_ms: 0,
-            checked: applied,
-            seen_jobs: 0,
-            seen_ends: 0,
-            flush_ms: around.mono_ms + around.env.within(first_flush),
-            flushing: false,
-            matched: 0,
-        })
-    }
-
     /// The core.
     pub fn core(&self) -> &Core<Owed> {
         &self.core
@@ -521,48 +421,6 @@ impl Group {
         Ok(())
     }
 
-    fn start_reads(&mut self, around: &mut Around<'_>) {
-        if self.waiting_reads.is_empty() {
-            return;
-        }
-        let reads = std::mem::take(&mut self.waiting_reads);
-        match self.core.read() {
-            Some(context) => drop(self.reads.insert(context, reads)),
-            None => {
-                let leader = self.leader();
-                for (owed, _) in reads {
-                    reply(around, owed, Answer::NotLeader(leader));
-                }
-            }
-        }
-    }
-
-    /// A read sees everything that any client was told about before it was asked for.
-    fn serve_reads(&mut self, around: &mut Around<'_>, out: &mut CoreOutput<Owed>) -> Check {
-        let applied = self.core.replica_ref().applied_index();
-        for context in out.reads.drain(..) {
-            for (owed, answered) in self.reads.remove(&context).unwrap_or_default() {
-                ensure_that!(
-                    "reads see what was acknowledged",
-                    applied >= answered,
-                    "node {} shard {}: a read is served at {applied}, entry {answered} was acknowledged before it",
-                    around.node,
-                    self.shard
-                );
-                around.env.cover.count("reads served");
-                reply(around, owed, Answer::Read);
-            }
-        }
-        Ok(())
-    }
-
-    fn role_changed(&mut self, around: &mut Around<'_>) {
-        let leader = self.leader();
-        for (owed, _) in std::mem::take(&mut self.reads).into_values().flatten() {
-            reply(around, owed, Answer::NotLeader(leader));
-        }
-    }
-
     fn answer(&mut self, around: &mut Around<'_>, owed: Owed, answer: CoreAnswer) {
         let answer = match answer {
             CoreAnswer::Unknown => Answer::Unknown,
@@ -625,22 +483,6 @@ impl Group {
             let most = folders.store().batches() as u64;
             folders.store().flush_oldest(around.env.within((0, most)) as usize);
         }
-    }
-}
-
-fn replica_config(env: &Env, shard: u16, peer: u64) -> ReplicaConfig {
-    let plan = &env.plan;
-    ReplicaConfig {
-        election_ticks: plan.election_ticks,
-        heartbeat_ticks: plan.heartbeat_ticks,
-        election_jitter_ticks: Some(0),
-        cache_bytes_max: plan.cache_bytes,
-        append_bytes_max: plan.append_bytes,
-        appends_in_flight_max: plan.appends,
-        committed_bytes_max: plan.committed_bytes,
-        // The least allowed: a flood must fill it.
-        uncommitted_bytes_max: ENTRY_BYTES_MAX,
-        ..ReplicaConfig::new(shard, peer)
     }
 }
 

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 /// A change of mind, or the next change.
 pub fn change(env: &mut Env, nodes: &[Node]) {
     let shard = env.rng.random_range(1..=env.plan.shards);
-    let hurried = env.once_in(4);
-    if !env.meta.is_whole(shard) && !(hurried && env.meta.is_unhurt(shard)) {
+    let hurried = env.once_in(4) && env.meta.is_unhurt(shard);
+    if !env.meta.is_whole(shard) && !hurried {
         return;
     }
     let mut disks = env.meta.newest(shard).disks.clone();

@@ -42,13 +42,11 @@ impl Group {
                 around.watch.disturbed(around.env.now_ms);
             }
             Some(Step::Wait(_)) => around.env.cover.count("members: waits"),
-            Some(Step::Done) => {
-                if around.env.meta.truth(shard).settled < version {
-                    let delay_ms = meta::delay(around.env);
-                    around.env.after(delay_ms, Event::Settled { shard, version });
-                }
+            Some(Step::Done) if around.env.meta.truth(shard).settled < version => {
+                let delay_ms = meta::delay(around.env);
+                around.env.after(delay_ms, Event::Settled { shard, version });
             }
-            None => {}
+            Some(Step::Done) | None => {}
         }
     }
 }
