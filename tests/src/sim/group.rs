@@ -139,6 +139,7 @@ impl Group {
 
     /// Takes a message of another replica.
     pub fn step(&mut self, env: &mut Env, node: usize, message: Message) -> Check {
+        self.offer_beginning(env, &message)?;
         let (kind, from, term) = (message.get_msg_type(), message.from, message.term);
         let note = |taken| Note::Got {
             node,

@@ -12,7 +12,7 @@
 //! meta.rs planner.rs   what members the shards should have, and who changes it
 //! calls.rs submitter.rs worker.rs operator.rs history.rs      clients, and what they were told
 //! oracle.rs rules.rs members_log.rs watch.rs      the invariants
-//! trace.rs coverage.rs      what happened, and how often
+//! trace.rs coverage.rs trim.rs      what happened, how often, and the least that still does
 //! world.rs     the run: faults first, then calm, in which all work must get done
 //! ```
 
@@ -38,15 +38,72 @@ mod rules;
 mod state;
 mod submitter;
 mod trace;
+mod trim;
 pub mod watch;
 mod worker;
 mod world;
 
 pub use coverage::Coverage;
+use plan::Plan;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use watch::Violation;
 use world::World;
+
+pub use trim::minimise;
+
+/// A run: a seed, and what is left out of its plan.
+#[derive(Clone, Debug, Default)]
+pub struct Case {
+    /// Draws the plan.
+    pub seed: u64,
+    /// Another course of chance under the same plan.
+    pub salt: u64,
+    /// Names of what is left out.
+    pub trims: Vec<String>,
+}
+
+impl Case {
+    /// All of a seed.
+    pub fn of(seed: u64) -> Case {
+        Case { seed, ..Case::default() }
+    }
+
+    /// The plan, and the chance that it leaves.
+    fn draw(&self) -> (Plan, SmallRng) {
+        let mut rng = SmallRng::seed_from_u64(self.seed);
+        let mut plan = Plan::draw(&mut rng);
+        for what in &self.trims {
+            trim::apply(&mut plan, what);
+        }
+        if self.salt > 0 {
+            rng = SmallRng::seed_from_u64(self.seed ^ self.salt << 48);
+        }
+        (plan, rng)
+    }
+
+    /// Whether the newest trim left anything out.
+    fn is_smaller(&self) -> bool {
+        let Some((last, before)) = self.trims.split_last() else { return false };
+        let (mut plan, _) = Case { trims: before.to_vec(), ..self.clone() }.draw();
+        trim::apply(&mut plan, last)
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "--seed {}", self.seed)?;
+        if self.salt > 0 {
+            write!(f, " --salt {}", self.salt)?;
+        }
+        if !self.trims.is_empty() {
+            write!(f, " --trim {}", self.trims.join(","))?;
+        }
+        Ok(())
+    }
+}
 
 /// What became of a seed.
 #[derive(Debug)]
@@ -68,7 +125,7 @@ pub struct Outcome {
 /// An invariant was violated, or the code under test panicked.
 #[derive(Debug)]
 pub struct Failure {
-    seed: u64,
+    case: Case,
     violation: Violation,
     plan: String,
     tail: String,
@@ -83,7 +140,7 @@ impl Failure {
 
     /// In a line.
     pub fn summary(&self) -> String {
-        format!("seed {}: {}: {}", self.seed, self.violation.invariant, self.violation.detail)
+        format!("seed {}: {}: {}", self.case.seed, self.violation.invariant, self.violation.detail)
     }
 }
 
@@ -92,13 +149,19 @@ impl fmt::Display for Failure {
         writeln!(f, "{}\n{}", self.tail, self.calls)?;
         writeln!(f, "plan: {}", self.plan)?;
         writeln!(f, "{}", self.summary())?;
-        write!(f, "again: cargo run --release -p moso-tests --bin simulate -- --seed {} --verbose", self.seed)
+        write!(f, "again: cargo run --release -p moso-tests --bin simulate -- {} --verbose", self.case)
     }
 }
 
 /// Runs a seed; `verbose` prints every event.
 pub fn run(seed: u64, verbose: bool) -> Outcome {
-    let mut world = World::new(seed, verbose);
+    run_case(&Case::of(seed), verbose)
+}
+
+/// Runs a seed, or what is left of it.
+pub fn run_case(case: &Case, verbose: bool) -> Outcome {
+    let (plan, rng) = case.draw();
+    let mut world = World::new(rng, plan, verbose);
     let plan = format!("{:?}", world.env.plan);
     if verbose {
         println!("plan: {plan}");
@@ -110,13 +173,13 @@ pub fn run(seed: u64, verbose: bool) -> Outcome {
     });
     let env = &world.env;
     Outcome {
-        seed,
+        seed: case.seed,
         hash: env.trace.hash(),
         events: env.trace.events(),
         virtual_ms: env.now_ms,
         coverage: env.cover.clone(),
         failure: result.err().map(|violation| Failure {
-            seed,
+            case: case.clone(),
             violation,
             plan,
             tail: env.trace.tail(),

@@ -17,7 +17,6 @@ use super::watch::{Check, Violation, Watch};
 use super::worker::Worker;
 use crate::ensure_that;
 use moso_shard::ConfState;
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 /// After the faults, everything must be done within this time.
@@ -46,9 +45,7 @@ pub struct World {
 
 impl World {
     /// The cluster of a seed, before anything has happened.
-    pub fn new(seed: u64, verbose: bool) -> World {
-        let mut rng = SmallRng::seed_from_u64(seed);
-        let plan = Plan::draw(&mut rng);
+    pub fn new(rng: SmallRng, plan: Plan, verbose: bool) -> World {
         let mut env = Env::new(rng, plan, verbose);
         let nodes = (0..env.plan.nodes).map(|node| Node::new(&mut env, node)).collect();
         let mut watch = Watch::new(env.plan.nodes, env.plan.shards);

@@ -10,7 +10,7 @@ use moso_proto::JobState;
 use moso_queue::command::{Command, read_entry};
 use moso_queue::filter::WorkerOffer;
 use moso_queue::ready::Popped;
-use moso_shard::{FOUNDING, Role};
+use moso_shard::{Entry, FOUNDING, Message, MessageType, Role};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
@@ -161,6 +161,27 @@ impl Group {
         self.members_seen = change;
         self.members_ms = around.env.now_ms;
         members.agree(applied, &replica.conf_state())
+    }
+
+    /// A replica that joins takes no log from its beginning, whoever sends it: that does not say with whom the shard was
+    /// made.
+    pub(super) fn offer_beginning(&mut self, env: &mut Env, message: &Message) -> Check {
+        let joining = self.core.replica_ref().is_joining();
+        if !joining || message.get_msg_type() != MessageType::MsgAppend || !env.once_in(4) {
+            return Ok(());
+        }
+        let mut forged = message.clone();
+        (forged.index, forged.log_term, forged.commit) = (0, 0, 1);
+        forged.set_entries(vec![Entry { term: 1, index: 1, ..Entry::default() }].into());
+        env.cover.count("raft: beginnings of a log offered");
+        ensure_that!(
+            "a replica that joins takes no log from its beginning",
+            self.core.replica().step(forged).is_err(),
+            "shard {} replica {:x}",
+            self.shard,
+            self.peer
+        );
+        Ok(())
     }
 
     /// Once all appends are on disk, the log is what the replica takes it for.
