@@ -263,16 +263,27 @@ impl<T> Core<T> {
     }
 
     /// Gives a copy of a leader's state as of `at`, to take the place of this replica's when that leader's snapshot comes.
-    /// It replaces an earlier one.
-    pub fn prepare(&mut self, machine: Machine, at: Position) {
-        self.replica.expect_snapshot(Some(at));
-        self.prepared = Some((machine, at));
+    /// It replaces an earlier one. `false`: the earlier one is being taken up, the next turn tells so; the new one is not
+    /// needed.
+    #[must_use]
+    pub fn prepare(&mut self, machine: Machine, at: Position) -> bool {
+        let free = !self.replica.takes_snapshot();
+        if free {
+            self.replica.expect_snapshot(Some(at));
+            self.prepared = Some((machine, at));
+        }
+        free
     }
 
-    /// The copy that was prepared is of no use any more.
-    pub fn unprepare(&mut self) {
-        self.replica.expect_snapshot(None);
-        self.prepared = None;
+    /// The copy that was prepared is of no use any more. `false`: it is being taken up, the next turn tells so.
+    #[must_use]
+    pub fn unprepare(&mut self) -> bool {
+        let free = !self.replica.takes_snapshot();
+        if free {
+            self.replica.expect_snapshot(None);
+            self.prepared = None;
+        }
+        free
     }
 
     /// Gathers an encoded command; whoever waits gets the answer from a later [`Core::turn`].

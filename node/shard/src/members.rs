@@ -43,7 +43,9 @@ pub fn next(own: u64, now: &ConfState, wanted: &Members, progress: &[PeerProgres
         return change([(missing, ConfChangeType::AddLearnerNode)]);
     }
     let promoted: Vec<u64> = wanted.voters.difference(&voters).copied().collect();
-    let near = |peer: u64| progress.iter().any(|p| p.peer == peer && p.active && p.lag <= PROMOTE_LAG_MAX);
+    // In a small shard even a replica that has nothing yet lacks but little.
+    let is_near = |p: &PeerProgress| p.active && p.matched > 0 && p.lag <= PROMOTE_LAG_MAX;
+    let near = |peer: u64| progress.iter().any(|p| p.peer == peer && is_near(p));
     if !promoted.iter().all(|&peer| near(peer)) {
         return Step::Wait("a new replica catches up");
     }
@@ -135,6 +137,14 @@ mod tests {
         let joint = ConfState { voters_outgoing: vec![1, 2, 3], ..state(&[1, 2, 4], &[]) };
         assert_eq!(next(1, &joint, &to, &near(&[2, 3, 4])), Step::Change(ConfChangeV2::default()));
         assert_eq!(next(1, &state(&[1, 2, 4], &[]), &to, &near(&[2, 4])), Step::Done);
+    }
+
+    #[test]
+    fn a_replica_without_state_gets_no_vote_however_short_the_log() {
+        let empty = PeerProgress { peer: 4, matched: 0, lag: 13, active: true };
+        let progress = [near(&[2, 3]), vec![empty]].concat();
+        let step = next(1, &state(&[1, 2, 3], &[4]), &wanted(&[1, 2, 4]), &progress);
+        assert!(matches!(step, Step::Wait(_)), "{step:?}");
     }
 
     #[test]

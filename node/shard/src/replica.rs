@@ -32,6 +32,8 @@ pub struct Replica {
     last_number: u64,
     /// Number of the last append that replaced entries.
     replacing_number: u64,
+    /// Number of the last append that changed term or vote.
+    promising_number: u64,
     /// Index up to which committed entries were handed out.
     handed_out: u64,
     /// As last handed to the log writer.
@@ -72,6 +74,7 @@ impl Replica {
             in_flight: VecDeque::new(),
             last_number: 0,
             replacing_number: 0,
+            promising_number: 0,
             handed_out: applied,
             hard_state,
             expected: None,
@@ -355,10 +358,19 @@ impl Replica {
     /// Decides what of a Ready must be written, and until when its messages must wait.
     ///
     /// A commit index alone is not written: it need not be durable, and goes with the next entries.
+    ///
+    /// raft lets a leader's messages leave at once, for its vote has made it leader and so is on disk. A single voter needs
+    /// no other's vote: its messages wait, or a crash would let it lead the same term again with other entries.
     fn hand_append(&mut self, entries: Vec<Entry>, mut after_write: Vec<Message>, output: &mut Output) {
         let hard_state = self.raw.raft.hard_state();
         let promised = hard_state.term != self.hard_state.term || hard_state.vote != self.hard_state.vote;
         let writes = promised || !entries.is_empty() || output.restore.is_some();
+        if promised {
+            self.promising_number = self.last_number;
+        }
+        if promised || self.in_flight.front().is_some_and(|first| *first <= self.promising_number) {
+            after_write.splice(0..0, output.messages.drain(..));
+        }
         let waits = !self.in_flight.is_empty() && !after_write.is_empty();
         if !writes && !waits {
             output.messages.append(&mut after_write);

@@ -1,7 +1,7 @@
 //! Runs seeds of the simulator: many, to look for bugs, or one again, to see what happened.
 
 use clap::Parser;
-use moso_tests::sim::{self, Coverage};
+use moso_tests::sim::{self, Case, Coverage};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -18,6 +18,15 @@ struct Options {
     /// This one only.
     #[arg(long)]
     seed: Option<u64>,
+    /// With another course of chance under the same plan.
+    #[arg(long, default_value_t = 0)]
+    salt: u64,
+    /// Without this of its plan; a failure that was minimised says what.
+    #[arg(long, value_delimiter = ',')]
+    trim: Vec<String>,
+    /// Look for the least of the first failure that still fails.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    minimise: bool,
     /// Print every event.
     #[arg(long)]
     verbose: bool,
@@ -69,17 +78,20 @@ fn run(options: &Options, next: &AtomicU64, to: u64, failed: &AtomicU64) -> (Cov
         if seed >= to || failed.load(Ordering::Relaxed) >= options.failures {
             return sum;
         }
-        let outcome = sim::run(seed, options.verbose);
+        let case = Case { seed, salt: options.salt, trims: options.trim.clone() };
+        let outcome = sim::run_case(&case, options.verbose);
         sum.0.add(&outcome.coverage);
         sum.1 += 1;
         sum.2 += outcome.events;
         sum.3 += outcome.virtual_ms;
         if let Some(failure) = outcome.failure {
-            failed.fetch_add(1, Ordering::Relaxed);
-            if options.seed.is_some() {
+            let first = failed.fetch_add(1, Ordering::Relaxed) == 0;
+            println!("{}", failure.summary());
+            if first && options.minimise && !options.verbose {
+                let (_, least) = sim::minimise(&case, failure);
+                println!("the least of it that still fails:\n{least}");
+            } else if options.seed.is_some() {
                 println!("{failure}");
-            } else {
-                println!("{}", failure.summary());
             }
         }
     }

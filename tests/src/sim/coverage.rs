@@ -1,5 +1,6 @@
 //! What simulations reached: a run that reaches nothing proves nothing.
 
+use super::rules;
 use moso_proto::JobState;
 use moso_proto::state::STATES;
 use std::collections::BTreeMap;
@@ -60,7 +61,19 @@ impl fmt::Display for Coverage {
             let name = |number: u8| JobState::from_number(number).map_or("-", JobState::name);
             writeln!(f, "{n:>10}  {} > {}", name(*from), name(*to))?;
         }
-        let reached = (1..STATES as u8).filter(|state| self.transitions.keys().any(|(_, to)| to == state)).count();
-        writeln!(f, "{reached:>10}  states reached")
+        let entered = |state: &JobState| self.entered(*state) > 0;
+        let reached = JobState::ALL.iter().filter(|state| entered(state)).count();
+        let missing: Vec<&str> =
+            JobState::ALL.iter().filter(|state| !entered(state)).map(|state| state.name()).collect();
+        writeln!(f, "{reached} of {} states reached; not {}", STATES - 1, missing.join(", "))?;
+        let possible = rules::possible();
+        let made = |(from, to): &(Option<JobState>, JobState)| {
+            self.transitions.contains_key(&(from.map_or(0, |state| state as u8), *to as u8))
+        };
+        let name =
+            |(from, to): &(Option<JobState>, JobState)| format!("{} > {}", from.map_or("-", JobState::name), to.name());
+        let missing: Vec<String> = possible.iter().filter(|pair| !made(pair)).map(name).collect();
+        let reached = possible.len() - missing.len();
+        writeln!(f, "{reached} of {} changes of state that the rules allow; not {}", possible.len(), missing.join(", "))
     }
 }

@@ -3,6 +3,7 @@
 
 use super::coverage::Coverage;
 use super::event::Event;
+use super::meta::Meta;
 use super::network::Network;
 use super::plan::{Plan, Span};
 use super::trace::{Note, Trace};
@@ -23,6 +24,8 @@ pub struct Env {
     pub plan: Plan,
     /// Links that are cut.
     pub net: Network,
+    /// What members the shards should have.
+    pub meta: Meta,
     /// No more faults; everybody behaves.
     pub calm: bool,
     /// What happened.
@@ -41,6 +44,7 @@ impl Env {
             now_ms: 0,
             rng,
             net: Network::new(plan.nodes),
+            meta: Meta::new(plan.nodes, plan.shards, plan.replicas),
             plan,
             calm: false,
             trace: Trace::new(verbose),

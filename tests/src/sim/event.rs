@@ -1,5 +1,8 @@
 //! What can happen at a point of virtual time, and what clients and nodes say to each other.
 
+use super::group::{Copy, Held};
+use super::log::Key;
+use super::meta::View;
 use bytes::Bytes;
 use moso_queue::command::Reply;
 use moso_queue::ready::Popped;
@@ -39,8 +42,10 @@ pub enum Event {
         node: usize,
         /// Of the node's process.
         incarnation: u32,
-        /// Shard.
-        shard: u16,
+        /// Shard and replica.
+        key: Key,
+        /// Its folder.
+        folder: u64,
         /// Applied index of the newest batch that was flushed.
         upto: u64,
     },
@@ -52,6 +57,24 @@ pub enum Event {
         shard: u16,
         /// Index that every replica has on disk.
         matched: u64,
+    },
+    /// A copy of a leader's state arrives, as far as it does.
+    Copy {
+        /// Node.
+        to: usize,
+        /// Shard.
+        shard: u16,
+        /// Copy.
+        copy: Copy,
+    },
+    /// A follower's word that it holds a copy.
+    Held {
+        /// Node.
+        to: usize,
+        /// Shard.
+        shard: u16,
+        /// Which.
+        held: Held,
     },
     /// A client's request arrives.
     Request {
@@ -82,6 +105,42 @@ pub enum Event {
     Client(usize),
     /// The next fault.
     Fault,
+    /// A node crashes.
+    Kill(usize),
+    /// Perhaps the members of a shard should change.
+    Wish,
+    /// A replica's data is lost: another should take its place.
+    Replace {
+        /// Shard.
+        shard: u16,
+        /// Replica.
+        peer: u64,
+    },
+    /// A leader's word that the members are as they should be.
+    Settled {
+        /// Shard.
+        shard: u16,
+        /// Of the wish.
+        version: u64,
+    },
+    /// A node learns what members a shard should have.
+    Learn {
+        /// Node.
+        node: usize,
+        /// Shard.
+        shard: u16,
+        /// What was true when it was sent.
+        view: View,
+    },
+    /// A leader's node reads what members a shard should have.
+    Read {
+        /// Node.
+        node: usize,
+        /// Shard.
+        shard: u16,
+        /// In which it leads.
+        term: u64,
+    },
     /// A fault ends.
     Mend(Mend),
     /// Faults end for good.

@@ -2,11 +2,15 @@
 
 use super::env::Env;
 use super::event::{Event, Mend};
+use super::log::Key;
+use super::meta;
 use super::node::Node;
 use super::trace::Note;
 use super::watch::{Check, Watch};
 use moso_shard::Role;
 use rand::Rng;
+use rand::seq::IteratorRandom;
+use std::collections::BTreeSet;
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +43,17 @@ pub enum FaultKind {
     Workers,
     /// A third of all messages are lost for a while.
     Loss,
+    /// A node loses its disk.
+    Wipe,
+    /// An entry of a log is damaged while its node is down.
+    SpoilLog,
+    /// A record of a state is damaged while its node is down.
+    SpoilState,
 }
 
 impl FaultKind {
     /// All kinds.
-    pub const ALL: [FaultKind; 14] = [
+    pub const ALL: [FaultKind; 17] = [
         FaultKind::CrashOne,
         FaultKind::CrashMajority,
         FaultKind::CrashAll,
@@ -58,6 +68,9 @@ impl FaultKind {
         FaultKind::Transfer,
         FaultKind::Workers,
         FaultKind::Loss,
+        FaultKind::Wipe,
+        FaultKind::SpoilLog,
+        FaultKind::SpoilState,
     ];
 
     fn name(self) -> &'static str {
@@ -76,6 +89,9 @@ impl FaultKind {
             FaultKind::Transfer => "faults: leader transfer",
             FaultKind::Workers => "faults: workers silent",
             FaultKind::Loss => "faults: message loss",
+            FaultKind::Wipe => "faults: disks to be lost",
+            FaultKind::SpoilLog => "faults: logs to be damaged",
+            FaultKind::SpoilState => "faults: states to be damaged",
         }
     }
 }
@@ -126,6 +142,8 @@ pub fn strike(
             }
         }
         FaultKind::Workers => return Ok(true),
+        FaultKind::Wipe => wipe(env, watch, nodes)?,
+        FaultKind::SpoilLog | FaultKind::SpoilState => spoil(env, watch, nodes, kind)?,
         FaultKind::Loss => {
             env.net.extra_loss = 0.3;
             let ms = env.within((500, 10_000));
@@ -194,7 +212,8 @@ fn shuffled(env: &mut Env, nodes: usize) -> Vec<usize> {
     all
 }
 
-fn crash(env: &mut Env, nodes: &mut [Node], which: &[usize]) -> Check {
+/// Crashes nodes, which start again after a while.
+pub fn crash(env: &mut Env, nodes: &mut [Node], which: &[usize]) -> Check {
     for &node in which {
         nodes[node].crash(env)?;
         for other in nodes.iter_mut() {
@@ -218,6 +237,56 @@ fn pause(env: &mut Env, nodes: &mut [Node]) {
     note(env, format!("pause of {node} for {ms} ms"));
     nodes[node].pause(env, ms);
     env.after(ms, Event::Mend(Mend::Resume(node)));
+}
+
+/// Whether a replica may lose its data: then all others have theirs, and they are a quorum.
+fn can_lose(env: &Env, watch: &Watch, shard: u16, peer: u64) -> bool {
+    let wish = env.meta.newest(shard);
+    let members = watch.oracle(shard).members.newest();
+    let settled = env.meta.is_whole(shard) && members.outgoing.is_empty() && members.voters == wish.members.voters;
+    !members.names(peer) || (settled && members.voters.len() > 2)
+}
+
+fn wipe(env: &mut Env, watch: &mut Watch, nodes: &mut [Node]) -> Check {
+    let node = target(env, nodes);
+    let mut lost: BTreeSet<Key> = nodes[node].replicas().into_iter().collect();
+    for shard in 1..=env.plan.shards {
+        lost.extend(env.meta.newest(shard).of(node, nodes[node].disk_number()).map(|peer| (shard, peer)));
+    }
+    if !lost.iter().all(|(shard, peer)| can_lose(env, watch, *shard, *peer)) {
+        return Ok(());
+    }
+    env.cover.count("faults: disk lost");
+    note(env, format!("{node} loses its disk"));
+    crash(env, nodes, &[node])?;
+    nodes[node].wipe(watch);
+    for (shard, peer) in lost {
+        if env.meta.newest(shard).names(peer) {
+            if watch.oracle(shard).members.newest().names(peer) {
+                env.meta.hurt(shard, peer);
+            }
+            let delay_ms = meta::delay(env);
+            env.after(delay_ms, Event::Replace { shard, peer });
+        }
+    }
+    Ok(())
+}
+
+fn spoil(env: &mut Env, watch: &mut Watch, nodes: &mut [Node], kind: FaultKind) -> Check {
+    let node = target(env, nodes);
+    let Some((shard, peer)) = nodes[node].replicas().into_iter().choose(&mut env.rng) else {
+        return Ok(());
+    };
+    if !env.meta.newest(shard).names(peer) || !env.meta.is_whole(shard) || !can_lose(env, watch, shard, peer) {
+        return Ok(());
+    }
+    crash(env, nodes, &[node])?;
+    if nodes[node].spoil(env, shard, kind == FaultKind::SpoilLog) {
+        env.cover.count(if kind == FaultKind::SpoilLog { "faults: log damaged" } else { "faults: state damaged" });
+        note(env, format!("shard {shard} is damaged on {node}"));
+        env.meta.hurt(shard, peer);
+    }
+    Ok(())
 }
 
 fn wall_jump(env: &mut Env, node: &mut Node, number: usize) {

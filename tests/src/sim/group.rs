@@ -2,23 +2,29 @@
 //! laws demand (messages, log, state, answers), and watches what it does.
 
 mod checks;
+mod copies;
+mod open;
+mod reads;
+mod reconcile;
 
 use super::env::Env;
 use super::event::{Answer, Ask, Event, Request, Work};
-use super::log::{Disk, LogTask, LogWriter};
+use super::folders::Folders;
+use super::log::{Disk, Key, LogTask, LogWriter};
 use super::network;
-use super::state::StateStore;
 use super::trace::Note;
 use super::watch::{Check, Violation, Watch};
 use crate::ensure_that;
 use checks::check_digest;
 pub use checks::check_machine;
-use moso_proto::ShardId;
+pub use copies::{Copy, Held};
+use copies::{Prepared, Restoring, Sending};
 use moso_queue::filter::WorkerOffer;
 use moso_queue::ready::{Popped, Wanted};
 use moso_shard::core::{Answer as CoreAnswer, Core, CoreOutput, LeaseTo, Shed};
-use moso_shard::limits::{ENTRY_BYTES_MAX, UNPERSISTED_MAX};
-use moso_shard::{ConfState, Durable, Message, MessageType, Position, Replica, ReplicaConfig};
+use moso_shard::limits::UNPERSISTED_MAX;
+use moso_shard::{ConfState, Message, MessageType, Position};
+pub use open::Born;
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,6 +65,15 @@ pub struct Around<'a> {
 /// A shard's replica on a node.
 pub struct Group {
     shard: u16,
+    peer: u64,
+    /// The configuration that the first batch must bring.
+    first_members: Option<ConfState>,
+    /// Copies of the state on their way to followers, while it leads.
+    sending: BTreeMap<u64, Sending>,
+    /// A copy of a leader's state that may take the place of this one's.
+    prepared: Option<Prepared>,
+    /// The log is to begin anew behind a copy that took the state's place.
+    restoring: Option<Restoring>,
     core: Core<Owed>,
     out: CoreOutput<Owed>,
     /// Entries up to here were shown to the oracle.
@@ -77,6 +92,14 @@ pub struct Group {
     /// Jobs taken from the ready index and perhaps not yet at the reactor, with the time.
     popped: BTreeMap<u64, u64>,
     serving: Option<u64>,
+    /// Entry of the newest change of members that was looked at.
+    members_seen: u64,
+    /// When that was, true time.
+    members_ms: u64,
+    /// Term in which what members there should be was read.
+    fresh_term: u64,
+    /// When the members are next brought to what they should be, the node's time.
+    reconcile_ms: u64,
     /// Entries up to here were looked at after they were applied.
     checked: u64,
     /// Of what is unwritten, so much was looked at.
@@ -89,76 +112,24 @@ pub struct Group {
 }
 
 impl Group {
-    /// Opens a replica on what is on the node's disk.
-    pub fn open(around: &mut Around<'_>, shard: u16, store: &StateStore) -> Result<Group, Violation> {
-        let records = store.durable();
-        let node = around.node;
-        let damaged = |what: String| Violation {
-            invariant: "replica opens",
-            detail: format!("node {node} shard {shard}: {what}"),
-        };
-        let machine = records.load(ShardId(shard)).map_err(|error| damaged(error.to_string()))?;
-        moso_queue::check::check(&machine).map_err(|what| Violation {
-            invariant: "I7 state adds up",
-            detail: format!("node {node} shard {shard}, loaded: {what}"),
-        })?;
-        check_digest(around, shard, records.applied.index, &machine)?;
-        let plan = &around.env.plan;
-        let durable = Durable {
-            conf_state: ConfState { voters: (0..plan.nodes).map(super::peer_of).collect(), ..ConfState::default() },
-            applied: records.applied.index,
-            ..around.disk.durable(shard)
-        };
-        let config = ReplicaConfig {
-            election_ticks: plan.election_ticks,
-            heartbeat_ticks: plan.heartbeat_ticks,
-            election_jitter_ticks: Some(0),
-            cache_bytes_max: plan.cache_bytes,
-            append_bytes_max: plan.append_bytes,
-            appends_in_flight_max: plan.appends,
-            committed_bytes_max: plan.committed_bytes,
-            // The least allowed: a flood must fill it.
-            uncommitted_bytes_max: ENTRY_BYTES_MAX,
-            ..ReplicaConfig::new(shard, super::peer_of(node))
-        };
-        let (applied, last) = (durable.applied, durable.last_index);
-        let replica =
-            Replica::open(config, durable, around.disk.reader(shard)).map_err(|error| damaged(error.to_string()))?;
-        let core = Core::new(replica, machine, records.applied, plan.policy(), plan.election_ms());
-        around.watch.opened(node, shard, around.env.now_ms);
-        around.env.note(Note::Start { node, shard, applied, last });
-        let first_flush = around.env.plan.flush_ms;
-        Ok(Group {
-            shard,
-            core,
-            out: CoreOutput::default(),
-            observed: applied,
-            reads: BTreeMap::new(),
-            waiting_reads: Vec::new(),
-            jitter_term: None,
-            jitter_ticks: 0,
-            heard: BTreeMap::new(),
-            gathering_ms: None,
-            claimed: BTreeSet::new(),
-            popped: BTreeMap::new(),
-            serving: None,
-            checked: applied,
-            seen_jobs: 0,
-            seen_ends: 0,
-            flush_ms: around.mono_ms + around.env.within(first_flush),
-            flushing: false,
-            matched: 0,
-        })
-    }
-
     /// The core.
     pub fn core(&self) -> &Core<Owed> {
         &self.core
     }
 
+    /// Shard, and replica id.
+    pub fn key(&self) -> Key {
+        (self.shard, self.peer)
+    }
+
     /// An append is on disk.
-    pub fn persisted(&mut self, number: u64) {
+    pub fn persisted(&mut self, disk: &mut Disk, folders: &mut Folders, number: u64) -> Check {
         self.core.replica().persisted(number);
+        if self.restoring.is_some_and(|restoring| restoring.number <= number) {
+            self.restoring = None;
+            folders.discard_older();
+        }
+        self.check_log(disk)
     }
 
     /// A leader's word how far all replicas are.
@@ -168,6 +139,7 @@ impl Group {
 
     /// Takes a message of another replica.
     pub fn step(&mut self, env: &mut Env, node: usize, message: Message) -> Check {
+        self.offer_beginning(env, &message)?;
         let (kind, from, term) = (message.get_msg_type(), message.from, message.term);
         let note = |taken| Note::Got {
             node,
@@ -182,13 +154,20 @@ impl Group {
             taken,
         };
         let (taken, refused) = (note(true), note(false));
+        let committed = self.core.replica_ref().committed_index();
         match self.core.replica().step(message) {
-            Ok(()) => env.note(taken),
+            Ok(()) => {
+                self.count_snapshot(env, kind, committed);
+                env.note(taken);
+            }
             Err(error @ moso_shard::Error::Damaged { .. }) => {
                 return Violation::new("L6 nothing acknowledged was lost", error.to_string());
             }
             Err(_) => {
-                env.cover.count("raft: messages refused");
+                env.cover.count(match kind {
+                    MessageType::MsgSnapshot => "snapshots: refused",
+                    _ => "raft: messages refused",
+                });
                 env.note(refused);
             }
         }
@@ -303,7 +282,7 @@ impl Group {
     }
 
     /// One tick of Raft, and what is done periodically.
-    pub fn tick(&mut self, around: &mut Around<'_>, store: &mut StateStore) {
+    pub fn tick(&mut self, around: &mut Around<'_>, folders: &mut Folders) -> Check {
         let term = self.core.replica_ref().term();
         if self.jitter_term != Some(term) || around.env.once_in(100) {
             self.jitter_term = Some(term);
@@ -314,48 +293,73 @@ impl Group {
         }
         self.core.replica().tick();
         self.core.maintain(around.mono_ms, around.wall_ms);
+        self.reconcile(around);
+        self.tidy_copies(around, folders);
+        self.send_copies(around, folders)?;
         if around.mono_ms >= self.flush_ms && !self.flushing && self.core.replica_ref().applied_index() > 0 {
-            self.flushing = true;
-            self.write_state(around, store);
-            let span = around.env.plan.flush_ms;
-            self.flush_ms = around.mono_ms + around.env.within(span);
-            let delay_ms = around.env.within((1, 400));
-            let event = Event::Flushed {
-                node: around.node,
-                incarnation: around.incarnation,
-                shard: self.shard,
-                upto: store.applied(),
-            };
-            around.env.after(delay_ms, event);
+            self.flush_state(around, folders);
         }
+        Ok(())
+    }
+
+    fn flush_state(&mut self, around: &mut Around<'_>, folders: &mut Folders) {
+        self.flushing = true;
+        self.write_state(around, folders);
+        let span = around.env.plan.flush_ms;
+        self.flush_ms = around.mono_ms + around.env.within(span);
+        let delay_ms = around.env.within((1, 400));
+        let event = Event::Flushed {
+            node: around.node,
+            incarnation: around.incarnation,
+            key: self.key(),
+            folder: folders.used(),
+            upto: folders.store().applied(),
+        };
+        around.env.after(delay_ms, event);
     }
 
     /// Hands the leadership to another node.
     pub fn transfer(&mut self, to: usize) -> bool {
-        self.core.replica().transfer_leader(super::peer_of(to)).is_ok()
+        self.members_on(to).into_iter().any(|peer| self.core.replica().transfer_leader(peer).is_ok())
+    }
+
+    fn members_on(&self, node: usize) -> Vec<u64> {
+        let state = self.core.replica_ref().conf_state();
+        let all = state.voters.iter().chain(&state.learners).chain(&state.voters_outgoing).copied();
+        all.filter(|peer| super::node_of(*peer) == node).collect()
     }
 
     /// Says that messages to a node are lost.
     pub fn report_unreachable(&mut self, node: usize) {
-        self.core.replica().report_unreachable(super::peer_of(node));
+        for peer in self.members_on(node) {
+            self.core.replica().report_unreachable(peer);
+        }
     }
 
-    /// A flush has ended: the log below may go, as far as every replica has it on disk. Returns what a leader tells the
-    /// others about that.
+    /// A flush has ended: the log below may go, as far as every replica has it on disk, and further if one of them lags
+    /// too far. Returns what a leader tells the others about that.
     pub fn flushed(&mut self, around: &mut Around<'_>, durable: u64) -> Option<u64> {
         self.flushing = false;
         let own = self.core.replica_ref().matched_by_all();
         if let Some(own) = own {
             self.matched = self.matched.max(own);
         }
-        let cut = durable.min(self.matched).saturating_sub(around.env.plan.keep_entries);
+        if self.restoring.is_some() {
+            return own;
+        }
+        let (pin, keep) = (around.env.plan.pin_entries, around.env.plan.keep_entries);
+        let cut = durable.min(self.matched.max(durable.saturating_sub(pin))).min(self.kept_for_copies(durable, pin));
+        let cut = cut.saturating_sub(keep);
         if cut >= self.core.replica_ref().first_index() + CUT_ENTRIES_MIN {
-            let entry = around.disk.with(self.shard, |log| log.entry(cut));
+            let entry = around.disk.with(self.key(), |log| log.entry(cut));
             if let Some(entry) = entry {
                 self.core.replica().truncate_to(cut, durable);
                 let position = Position { term: entry.term, index: cut };
-                around.disk.truncate(self.shard, position);
+                around.disk.truncate(self.key(), position);
                 around.env.cover.count("logs cut");
+                if cut > self.matched {
+                    around.env.cover.count("logs cut beyond a laggard");
+                }
                 around.env.note(Note::Cut { node: around.node, shard: self.shard, index: cut });
             }
         }
@@ -363,7 +367,7 @@ impl Group {
     }
 
     /// One turn: proposes, applies, and does what is asked for.
-    pub fn turn(&mut self, around: &mut Around<'_>, store: &mut StateStore) -> Check {
+    pub fn turn(&mut self, around: &mut Around<'_>, folders: &mut Folders) -> Check {
         self.start_reads(around);
         let replica = self.core.replica_ref();
         let waits = replica.appends_in_flight() >= UNPERSISTED_MAX || replica.is_transferring();
@@ -379,23 +383,30 @@ impl Group {
         })?;
         self.check_role(around)?;
         for message in out.messages.drain(..) {
-            around.disk.check_promise(self.shard, &message)?;
+            around.disk.check_promise(self.key(), &message)?;
             let to = super::node_of(message.to);
             network::send(around.env, around.node, to, self.shard, &message)?;
         }
+        if let Some(at) = out.restored.take() {
+            self.restored(around, folders, at)?;
+        }
         for append in out.appends.drain(..) {
             self.check_append(around, &append)?;
-            let task = LogTask { shard: self.shard, append };
+            if let Some(at) = append.restart {
+                self.restoring = Some(Restoring { number: append.number, at });
+            }
+            let task = LogTask { key: self.key(), append };
             around.writer.hand(around.env, around.disk, around.node, around.incarnation, task);
         }
         if !waits {
             self.gathering_ms = None;
         }
         self.observe(around)?;
+        self.check_members(around)?;
         self.check_applied(around)?;
         let every = around.env.plan.write_every;
         if around.env.once_in(every) {
-            self.write_state(around, store);
+            self.write_state(around, folders);
         }
         for (owed, answer) in out.answers.drain(..) {
             self.answer(around, owed, answer);
@@ -409,48 +420,6 @@ impl Group {
         }
         self.out = out;
         Ok(())
-    }
-
-    fn start_reads(&mut self, around: &mut Around<'_>) {
-        if self.waiting_reads.is_empty() {
-            return;
-        }
-        let reads = std::mem::take(&mut self.waiting_reads);
-        match self.core.read() {
-            Some(context) => drop(self.reads.insert(context, reads)),
-            None => {
-                let leader = self.leader();
-                for (owed, _) in reads {
-                    reply(around, owed, Answer::NotLeader(leader));
-                }
-            }
-        }
-    }
-
-    /// A read sees everything that any client was told about before it was asked for.
-    fn serve_reads(&mut self, around: &mut Around<'_>, out: &mut CoreOutput<Owed>) -> Check {
-        let applied = self.core.replica_ref().applied_index();
-        for context in out.reads.drain(..) {
-            for (owed, answered) in self.reads.remove(&context).unwrap_or_default() {
-                ensure_that!(
-                    "reads see what was acknowledged",
-                    applied >= answered,
-                    "node {} shard {}: a read is served at {applied}, entry {answered} was acknowledged before it",
-                    around.node,
-                    self.shard
-                );
-                around.env.cover.count("reads served");
-                reply(around, owed, Answer::Read);
-            }
-        }
-        Ok(())
-    }
-
-    fn role_changed(&mut self, around: &mut Around<'_>) {
-        let leader = self.leader();
-        for (owed, _) in std::mem::take(&mut self.reads).into_values().flatten() {
-            reply(around, owed, Answer::NotLeader(leader));
-        }
     }
 
     fn answer(&mut self, around: &mut Around<'_>, owed: Owed, answer: CoreAnswer) {
@@ -497,21 +466,23 @@ impl Group {
     }
 
     /// Writes what was applied, as a node that stops does.
-    pub fn write_out(&mut self, store: &mut StateStore) {
-        if let Some((unwritten, position, _)) = self.core.unwritten() {
-            store.write(self.core.machine(), unwritten, position);
+    pub fn write_out(&mut self, folders: &mut Folders) {
+        if let Some((unwritten, position, members)) = self.core.unwritten() {
+            let members = members.cloned().or(self.first_members.take());
+            self.first_members = None;
+            folders.store().write(self.core.machine(), unwritten, position, members);
             self.core.written();
             (self.seen_jobs, self.seen_ends) = (0, 0);
         }
     }
 
     /// Writes what was applied.
-    fn write_state(&mut self, around: &mut Around<'_>, store: &mut StateStore) {
-        self.write_out(store);
+    fn write_state(&mut self, around: &mut Around<'_>, folders: &mut Folders) {
+        self.write_out(folders);
         // RocksDB flushes by itself when its memory is full: any prefix may become durable.
         if around.env.once_in(200) {
-            let most = store.batches() as u64;
-            store.flush_oldest(around.env.within((0, most)) as usize);
+            let most = folders.store().batches() as u64;
+            folders.store().flush_oldest(around.env.within((0, most)) as usize);
         }
     }
 }

@@ -4,33 +4,64 @@ use super::event::Event;
 use super::trace::Note;
 use super::watch::{Check, Violation};
 use super::{env::Env, network};
+use crate::ensure_that;
 use bytes::Bytes;
-use moso_shard::{Append, Durable, Entry, HardState, LogReader, Message, MessageType, Position, wire};
+use moso_shard::{Append, Durable, Entry, FOUNDING, HardState, LogReader, Message, MessageType, Position, wire};
+use rand::Rng;
+use rand::rngs::SmallRng;
+use rand::seq::{IndexedMutRandom, IteratorRandom};
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::sync::{Arc, Mutex};
 
-/// A shard's log on disk.
+/// A replica's log: shard, and replica id.
+pub type Key = (u16, u64);
+
+/// A replica's log on disk.
 #[derive(Clone, Debug, Default)]
 pub struct ShardLog {
     hard_state: HardState,
     entries: BTreeMap<u64, Bytes>,
     truncated: Position,
+    /// Checksums of entries that were damaged, as they were written.
+    sums: BTreeMap<u64, u64>,
+    /// A cut that is written with the next append: until then a crash brings back what was cut off.
+    cut: Option<Position>,
 }
 
 impl ShardLog {
-    fn last_index(&self) -> u64 {
+    /// Index of the last entry; where the log was cut if there is none.
+    pub fn last_index(&self) -> u64 {
         let last = self.entries.keys().next_back();
-        last.copied().unwrap_or(self.truncated.index)
+        last.copied().unwrap_or(0).max(self.truncated().index)
+    }
+
+    /// Flips a bit of an entry.
+    pub fn spoil(&mut self, rng: &mut SmallRng) -> bool {
+        let Some((&index, bytes)) = self.entries.iter_mut().choose(rng) else { return false };
+        self.sums.entry(index).or_insert(sum(bytes));
+        flip(bytes, rng);
+        true
+    }
+
+    /// What is read is what was written.
+    pub fn is_sound(&self) -> bool {
+        self.sums.iter().all(|(index, written)| self.entries.get(index).is_none_or(|bytes| sum(bytes) == *written))
+    }
+
+    /// Where the log was cut.
+    pub fn truncated(&self) -> Position {
+        self.cut.unwrap_or(self.truncated)
     }
 
     /// The entry at `index`, read through the encoding used on disk.
     pub fn entry(&self, index: u64) -> Option<Entry> {
-        let bytes = self.entries.get(&index)?.clone();
+        let bytes = self.entries.get(&index).filter(|_| index > self.truncated().index)?.clone();
         Some(wire::decode_entry(index, bytes).expect("entries are read as they were written"))
     }
 
-    /// Term, vote and commit index never go back.
+    /// Term, vote and commit index never go back; entries follow each other.
     fn write(&mut self, append: &Append) -> Check {
         if let Some(new) = &append.hard_state {
             let old = &self.hard_state;
@@ -42,20 +73,33 @@ impl ShardLog {
             wire::encode_hard_state(new, &mut bytes);
             self.hard_state = wire::decode_hard_state(&bytes).expect("just encoded");
         }
+        if let Some(at) = append.restart {
+            self.entries.clear();
+            (self.truncated, self.cut) = (at, None);
+        }
         if let Some(first) = append.entries.first() {
+            let (from, last) = (self.truncated().index.max(FOUNDING.index), self.last_index().max(FOUNDING.index));
+            ensure_that!(
+                "the log has no gap",
+                first.index > from && first.index <= last + 1,
+                "entry {} is written to a log that was cut at {from} and ends at {last}",
+                first.index
+            );
             self.entries.split_off(&first.index);
         }
         for entry in &append.entries {
-            let mut bytes = Vec::new();
+            let mut bytes = Vec::with_capacity(entry.data.len() + 64);
             wire::encode_entry(entry, &mut bytes);
             self.entries.insert(entry.index, bytes.into());
         }
         Ok(())
     }
 
-    fn truncate(&mut self, to: Position) {
-        self.entries = self.entries.split_off(&(to.index + 1));
-        self.truncated = to;
+    fn write_cut(&mut self) {
+        if let Some(to) = self.cut.take() {
+            self.entries = self.entries.split_off(&(to.index + 1));
+            self.truncated = to;
+        }
     }
 }
 
@@ -88,7 +132,7 @@ impl LogReader for Reader {
 /// The disk of a node, as far as logs go. Survives crashes.
 #[derive(Default)]
 pub struct Disk {
-    shards: BTreeMap<u16, Arc<Mutex<ShardLog>>>,
+    logs: BTreeMap<Key, Arc<Mutex<ShardLog>>>,
     /// A fault makes it slow: one write takes this long.
     pub slow_ms: Option<(u64, u64)>,
     /// The next sync fails.
@@ -96,55 +140,73 @@ pub struct Disk {
 }
 
 impl Disk {
-    fn shard(&mut self, shard: u16) -> &Arc<Mutex<ShardLog>> {
-        self.shards.entry(shard).or_default()
+    fn log(&mut self, key: Key) -> &Arc<Mutex<ShardLog>> {
+        self.logs.entry(key).or_default()
     }
 
-    /// Calls `f` with a shard's log.
-    pub fn with<R>(&mut self, shard: u16, f: impl FnOnce(&ShardLog) -> R) -> R {
-        f(&self.shard(shard).lock().expect("one thread"))
+    /// Calls `f` with a replica's log.
+    pub fn with<R>(&mut self, key: Key, f: impl FnOnce(&ShardLog) -> R) -> R {
+        f(&self.log(key).lock().expect("one thread"))
     }
 
-    /// Reads a shard's log.
-    pub fn reader(&mut self, shard: u16) -> Box<dyn LogReader> {
-        Box::new(Reader(self.shard(shard).clone()))
+    /// Flips a bit of an entry of a replica's log.
+    pub fn spoil(&mut self, key: Key, rng: &mut SmallRng) -> bool {
+        self.log(key).lock().expect("one thread").spoil(rng)
+    }
+
+    /// Reads a replica's log.
+    pub fn reader(&mut self, key: Key) -> Box<dyn LogReader> {
+        Box::new(Reader(self.log(key).clone()))
     }
 
     /// The term of an entry on disk.
-    pub fn term(&self, shard: u16, index: u64) -> Option<u64> {
-        let log = self.shards.get(&shard)?.lock().expect("one thread");
+    pub fn term(&self, key: Key, index: u64) -> Option<u64> {
+        let log = self.logs.get(&key)?.lock().expect("one thread");
         log.entry(index).map(|entry| entry.term)
     }
 
     /// What a replica finds; its configuration and applied index lie in the state.
-    pub fn durable(&mut self, shard: u16) -> Durable {
-        self.with(shard, |log| Durable {
+    pub fn durable(&mut self, key: Key) -> Durable {
+        self.with(key, |log| Durable {
             hard_state: log.hard_state.clone(),
-            truncated: log.truncated,
+            truncated: log.truncated(),
             last_index: log.last_index(),
             ..Durable::default()
         })
     }
 
     /// Forgets a prefix of the log.
-    pub fn truncate(&mut self, shard: u16, to: Position) {
-        let log = self.shard(shard).clone();
-        log.lock().expect("one thread").truncate(to);
+    pub fn truncate(&mut self, key: Key, to: Position) {
+        self.log(key).lock().expect("one thread").cut = Some(to);
+    }
+
+    /// Forgets a replica's log.
+    pub fn remove(&mut self, key: Key) {
+        self.logs.remove(&key);
+    }
+
+    /// Forgets cuts that were not written.
+    fn crash(&mut self) {
+        self.logs.values().for_each(|log| log.lock().expect("one thread").cut = None);
     }
 
     fn write(&mut self, task: &LogTask) -> Check {
-        let log = self.shard(task.shard).clone();
+        let log = self.log(task.key).clone();
         log.lock().expect("one thread").write(&task.append)
     }
 
+    fn write_cuts(&mut self) {
+        self.logs.values().for_each(|log| log.lock().expect("one thread").write_cut());
+    }
+
     /// Law 1: what a message promises is on disk when it leaves.
-    pub fn check_promise(&mut self, shard: u16, message: &Message) -> Check {
+    pub fn check_promise(&mut self, key: Key, message: &Message) -> Check {
         use MessageType::*;
         let kind = message.get_msg_type();
         if matches!(kind, MsgRequestPreVote | MsgRequestPreVoteResponse) {
             return Ok(());
         }
-        self.with(shard, |log| {
+        self.with(key, |log| {
             let state = &log.hard_state;
             let term = state.term >= message.term;
             let vote = kind != MsgRequestVoteResponse
@@ -162,16 +224,32 @@ impl Disk {
             let last = log.last_index();
             Violation::new(
                 "L1 promise before sync",
-                format!("shard {shard}: {message:?} leaves, but on disk are {state:?} and entries to {last}"),
+                format!("shard {}: {message:?} leaves, but on disk are {state:?} and entries to {last}", key.0),
             )
         })
     }
 }
 
-/// An append of a shard.
+/// A checksum, as the disk keeps it.
+pub fn sum(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// Flips a bit.
+pub fn flip(bytes: &mut Bytes, rng: &mut SmallRng) {
+    let mut copy = bytes.to_vec();
+    if let Some(byte) = copy.choose_mut(rng) {
+        *byte ^= 1 << rng.random_range(0..8);
+    }
+    *bytes = copy.into();
+}
+
+/// An append of a replica.
 pub struct LogTask {
-    /// Shard.
-    pub shard: u16,
+    /// Whose.
+    pub key: Key,
     /// What to write, and what may leave afterwards.
     pub append: Append,
 }
@@ -215,23 +293,30 @@ impl LogWriter {
         disk: &mut Disk,
         node: usize,
         incarnation: u32,
-    ) -> Result<Vec<(u16, u64)>, Violation> {
+    ) -> Result<Vec<(Key, u64)>, Violation> {
         let tasks = std::mem::take(&mut self.writing);
         env.note(Note::Synced { node, tasks: tasks.len() });
         for task in &tasks {
             disk.write(task)?;
         }
+        disk.write_cuts();
         let mut persisted = Vec::new();
         for task in tasks {
             for message in &task.append.messages {
-                disk.check_promise(task.shard, message)?;
+                disk.check_promise(task.key, message)?;
                 let to = super::node_of(message.to);
-                network::send(env, node, to, task.shard, message)?;
+                network::send(env, node, to, task.key.0, message)?;
             }
-            persisted.push((task.shard, task.append.number));
+            persisted.push((task.key, task.append.number));
         }
         self.start(env, disk, node, incarnation);
         Ok(persisted)
+    }
+
+    /// Drops what is to be written for a replica that is removed.
+    pub fn forget(&mut self, key: Key) {
+        self.waiting.retain(|task| task.key != key);
+        self.writing.retain(|task| task.key != key);
     }
 
     /// The process ends in the middle of a write: of what was not synced at least four fifths are lost, from the tail.
@@ -244,9 +329,18 @@ impl LogWriter {
         } else {
             0
         };
+        if survive > 0 && survive < all {
+            env.cover.count("log writes torn");
+        }
         for task in self.writing.iter().take(survive) {
             disk.write(task)?;
         }
+        for task in self.writing.iter().skip(survive).chain(&self.waiting) {
+            if task.append.restart.is_some() {
+                env.cover.count("snapshots: restore lost in a crash");
+            }
+        }
+        disk.crash();
         Ok((survive, all - survive + self.waiting.len()))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::env::Env;
 use super::event::Event;
+use super::group::{Copy, Held};
 use super::trace::Note;
 use super::watch::{Check, Violation};
 use bytes::Bytes;
@@ -67,7 +68,8 @@ impl Network {
 
 /// Sends a message of Raft through the wire's encoding.
 pub fn send(env: &mut Env, from: usize, to: usize, shard: u16, message: &Message) -> Check {
-    let mut encoded = Vec::new();
+    let bytes: usize = message.entries.iter().map(|entry| entry.data.len() + 64).sum();
+    let mut encoded = Vec::with_capacity(bytes + 256);
     if let Err(error) = wire::encode_message(message, &mut encoded) {
         let invariant = "messages are well formed";
         return Violation::new(invariant, format!("shard {shard}: {error}: {message:?}"));
@@ -93,6 +95,38 @@ pub fn send(env: &mut Env, from: usize, to: usize, shard: u16, message: &Message
         env.after(delay_ms, Event::Message { to, shard, bytes });
     }
     Ok(())
+}
+
+/// Sends a copy of the state, beside the messages: it takes long, is lost, cut off in the middle, or comes twice.
+pub fn copy(env: &mut Env, to: usize, shard: u16, copy: Copy) {
+    let plan = env.plan.copies.clone();
+    if !env.net.passes(copy.from, to) || !env.net.passes(to, copy.from) || (!env.calm && env.chance(plan.lost)) {
+        env.cover.count("snapshots: copies lost");
+        return;
+    }
+    let span = if env.calm { (5, 50) } else { plan.ms };
+    let cut = !env.calm && env.chance(plan.cut);
+    let twice = !env.calm && env.chance(plan.twice);
+    let copy = Copy { whole: !cut, ..copy };
+    if twice {
+        env.cover.count("snapshots: copies sent twice");
+        let delay_ms = env.within(span) * 2;
+        env.after(delay_ms, Event::Copy { to, shard, copy: copy.clone() });
+    }
+    let delay_ms = env.within(span);
+    env.after(delay_ms, Event::Copy { to, shard, copy });
+}
+
+/// Tells a leader that a copy is whole.
+pub fn held(env: &mut Env, from: usize, to: usize, shard: u16, held: Held) {
+    let again = if !env.calm && env.once_in(4) { 2 } else { 1 };
+    for nth in 0..again {
+        if env.net.passes(from, to) && !lost(env) {
+            let late_ms = if nth > 0 { env.within((0, 20_000)) } else { 0 };
+            let delay_ms = delay(env) + late_ms;
+            env.after(delay_ms, Event::Held { to, shard, held: held.clone() });
+        }
+    }
 }
 
 /// Whether and when something passes between a client and a node.

@@ -3,15 +3,17 @@
 
 use super::env::{EPOCH_MS, Env};
 use super::event::{Answer, Ask, Event, Request, Work};
-use super::group::{Around, Group, send_answer};
-use super::log::{Disk, LogWriter};
+use super::folders::Folders;
+use super::group::{Around, Born, Copy, Group, Held, send_answer};
+use super::log::{Disk, Key, LogWriter};
+use super::manager::{Manager, open};
 use super::network::client_delay;
-use super::state::StateStore;
 use super::trace::Note;
 use super::watch::{Check, Violation, Watch};
 use bytes::Bytes;
-use moso_shard::{Message, wire};
+use moso_shard::{ConfState, Message, wire};
 use rand::Rng;
+use rand::seq::IteratorRandom;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Where monotonic clocks start, ms.
@@ -28,11 +30,15 @@ struct Process {
     groups: BTreeMap<u16, Group>,
     writer: LogWriter,
     messages: VecDeque<(u16, Message)>,
-    persisted: Vec<(u16, u64)>,
-    flushed: Vec<(u16, u64)>,
+    persisted: Vec<(Key, u64)>,
+    flushed: Vec<(Key, u64)>,
+    copies: Vec<(u16, Copy)>,
+    held: Vec<(u16, Held)>,
     work: VecDeque<Work>,
     unreachable: Vec<usize>,
     next_tick_ms: u64,
+    /// When it is next looked which replicas should be here.
+    manage_ms: u64,
     /// When the reactor runs next, true time.
     planned_ms: u64,
 }
@@ -41,7 +47,11 @@ struct Process {
 pub struct Node {
     node: usize,
     disk: Disk,
-    states: BTreeMap<u16, StateStore>,
+    replicas: BTreeMap<u16, Born>,
+    /// The newest replica that ever was on this disk, of each shard.
+    newest: BTreeMap<u16, u64>,
+    /// Counts the disks that the node had.
+    disk_number: u32,
     process: Option<Process>,
     incarnation: u32,
     started_ms: u64,
@@ -54,11 +64,21 @@ pub struct Node {
 impl Node {
     /// A node that was never started.
     pub fn new(env: &mut Env, node: usize) -> Node {
+        let mut replicas = BTreeMap::new();
+        for shard in 1..=env.plan.shards {
+            let founders = env.meta.founders(shard);
+            let members = ConfState { voters: founders.iter().copied().collect(), ..ConfState::default() };
+            if let Some(peer) = founders.iter().find(|peer| super::node_of(**peer) == node) {
+                replicas.insert(shard, Born::new(*peer, Some(members), 1));
+            }
+        }
         let drift = env.plan.drift_ppm;
         Node {
             node,
             disk: Disk::default(),
-            states: (1..=env.plan.shards).map(|shard| (shard, StateStore::default())).collect(),
+            newest: replicas.iter().map(|(shard, born)| (*shard, born.peer)).collect(),
+            replicas,
+            disk_number: 1,
             process: None,
             incarnation: 0,
             started_ms: 0,
@@ -84,23 +104,67 @@ impl Node {
         &mut self.disk
     }
 
-    /// A shard's state.
-    pub fn state(&mut self, shard: u16) -> &mut StateStore {
-        self.states.get_mut(&shard).expect("shards are fixed")
-    }
-
-    /// A shard's store with all that its replica has applied, if the process runs.
-    pub fn written_state(&mut self, shard: u16) -> &mut StateStore {
-        let store = self.states.get_mut(&shard).expect("shards are fixed");
-        if let Some(process) = &mut self.process {
-            process.groups.get_mut(&shard).expect("shards are fixed").write_out(store);
+    /// A shard's state folders with all that its replica has applied, if the process runs.
+    pub fn written_state(&mut self, shard: u16) -> Option<&mut Folders> {
+        let born = self.replicas.get_mut(&shard)?;
+        let group = self.process.as_mut().and_then(|process| process.groups.get_mut(&shard));
+        if let Some(group) = group {
+            group.write_out(&mut born.folders);
         }
-        store
+        Some(&mut born.folders)
     }
 
     /// A shard's replica, while the process runs.
     pub fn group(&self, shard: u16) -> Option<&Group> {
         self.process.as_ref()?.groups.get(&shard)
+    }
+
+    /// The replicas on its disk.
+    pub fn replicas(&self) -> Vec<Key> {
+        self.replicas.iter().map(|(shard, born)| (*shard, born.peer)).collect()
+    }
+
+    /// Whether there is, or is about to go, a replica of the shard.
+    pub fn has_replica(&self, shard: u16) -> bool {
+        self.replicas.contains_key(&shard)
+    }
+
+    /// Which disk it has.
+    pub fn disk_number(&self) -> u32 {
+        self.disk_number
+    }
+
+    /// The disk of a crashed node is lost; it gets another, empty one.
+    pub fn wipe(&mut self, watch: &mut Watch) {
+        self.replicas().into_iter().for_each(|key| watch.lost(key));
+        self.replicas.clear();
+        self.newest.clear();
+        self.disk = Disk::default();
+        self.disk_number += 1;
+    }
+
+    /// Something that is on the disk of a crashed node is not what was written.
+    pub fn spoil(&mut self, env: &mut Env, shard: u16, log: bool) -> bool {
+        let Some(born) = self.replicas.get_mut(&shard).filter(|born| !born.refused) else { return false };
+        born.hurt = match log {
+            true => self.disk.spoil((shard, born.peer), &mut env.rng),
+            false => born.folders.store().spoil(&mut env.rng),
+        };
+        born.hurt
+    }
+
+    /// What a starting node reads of what members there should be may be old.
+    fn forget_views(&self, env: &mut Env) {
+        for shard in 1..=env.plan.shards {
+            let newest = env.meta.newest(shard).version;
+            if newest > 1 && !env.calm && env.once_in(4) {
+                let version = env.within((1, newest));
+                env.meta.forget(self.node, shard, version);
+                let (node, view) = (self.node, env.meta.truth(shard));
+                let delay_ms = super::meta::delay(env);
+                env.after(delay_ms, Event::Learn { node, shard, view });
+            }
+        }
     }
 
     /// Moves the wall clock.
@@ -122,13 +186,14 @@ impl Node {
     pub fn start(&mut self, env: &mut Env, watch: &mut Watch) -> Check {
         self.incarnation += 1;
         self.started_ms = env.now_ms;
+        self.forget_views(env);
         let mut groups = BTreeMap::new();
         let mut writer = LogWriter::default();
-        let shards: Vec<u16> = self.states.keys().copied().collect();
-        for shard in shards {
+        let (mono_ms, wall_ms) = (self.mono_ms(env.now_ms), self.wall_ms(env.now_ms));
+        for (&shard, born) in &mut self.replicas {
             let mut around = Around {
-                mono_ms: self.mono_ms(env.now_ms),
-                wall_ms: self.wall_ms(env.now_ms),
+                mono_ms,
+                wall_ms,
                 env,
                 watch,
                 disk: &mut self.disk,
@@ -136,8 +201,9 @@ impl Node {
                 node: self.node,
                 incarnation: self.incarnation,
             };
-            let group = Group::open(&mut around, shard, &self.states[&shard])?;
-            groups.insert(shard, group);
+            if let Some(group) = open(&mut around, shard, born)? {
+                groups.insert(shard, group);
+            }
         }
         let offset_ms = env.within((0, env.plan.tick_ms));
         self.process = Some(Process {
@@ -146,9 +212,12 @@ impl Node {
             messages: VecDeque::new(),
             persisted: Vec::new(),
             flushed: Vec::new(),
+            copies: Vec::new(),
+            held: Vec::new(),
             work: VecDeque::new(),
             unreachable: Vec::new(),
             next_tick_ms: MONO_START_MS + offset_ms,
+            manage_ms: MONO_START_MS,
             planned_ms: u64::MAX,
         });
         self.plan_run(env, offset_ms);
@@ -162,7 +231,7 @@ impl Node {
         };
         self.paused_until_ms = None;
         let (survived, lost) = process.writer.crash(env, &mut self.disk)?;
-        self.states.values_mut().for_each(StateStore::crash);
+        self.replicas.values_mut().for_each(|born| born.folders.crash());
         env.note(Note::Crash { node: self.node, survived, lost });
         Ok(())
     }
@@ -259,18 +328,48 @@ impl Node {
         Ok(())
     }
 
-    /// A flush of a shard's state has ended.
-    pub fn flushed(&mut self, env: &mut Env, incarnation: u32, shard: u16, upto: u64) {
+    /// A flush of a replica's state has ended.
+    pub fn flushed(&mut self, env: &mut Env, incarnation: u32, key: Key, folder: u64, upto: u64) {
         if incarnation != self.incarnation || self.process.is_none() {
             return;
         }
-        let index = self.state(shard).flush(upto);
+        let Some(born) = self.replicas.get_mut(&key.0).filter(|born| born.peer == key.1) else {
+            return;
+        };
+        if born.folders.used() != folder {
+            return;
+        }
+        let index = born.folders.store().flush(upto);
         let node = self.node;
-        env.note(Note::Flushed { node, shard, index });
+        env.note(Note::Flushed { node, shard: key.0, index });
         if let Some(process) = &mut self.process {
-            process.flushed.push((shard, index));
+            process.flushed.push((key, index));
         }
         self.wake(env);
+    }
+
+    /// The node of a leader has read what members the shard should have.
+    pub fn learned(&mut self, shard: u16, term: u64) {
+        let process = self.process.as_mut();
+        if let Some(group) = process.and_then(|process| process.groups.get_mut(&shard)) {
+            group.learned_in(term);
+        }
+    }
+
+    /// A copy of a leader's state arrives.
+    pub fn copy(&mut self, env: &mut Env, shard: u16, copy: Copy) {
+        if let Some(process) = &mut self.process {
+            process.copies.push((shard, copy));
+            self.wake(env);
+        }
+    }
+
+    /// A follower says that it holds a copy.
+    pub fn held(&mut self, env: &mut Env, shard: u16, held: Held) {
+        if let Some(process) = &mut self.process {
+            process.held.push((shard, held));
+            self.wake(env);
+        }
     }
 
     /// A leader's word how far all replicas of a shard are.
@@ -292,6 +391,9 @@ impl Node {
             return Ok(());
         };
         let Some(group) = process.groups.get_mut(&request.shard) else {
+            let (wish, _) = env.meta.view(self.node, request.shard);
+            let member = wish.members.voters.iter().copied().choose(&mut env.rng).map(super::node_of);
+            send_answer(env, self.node, request.client, request.id, Answer::NotLeader(member));
             return Ok(());
         };
         let popped = group.prepare(env, &request)?;
@@ -343,41 +445,48 @@ impl Node {
             return Ok(());
         }
         process.planned_ms = u64::MAX;
-        let Process { groups, writer, messages, persisted, flushed, work, unreachable, next_tick_ms, .. } = process;
-        let mut around =
-            Around { env, watch, disk: &mut self.disk, writer, node: self.node, incarnation, mono_ms, wall_ms };
-        for (shard, number) in persisted.drain(..) {
-            groups.get_mut(&shard).expect("shards are fixed").persisted(number);
+        let mut around = Around {
+            env,
+            watch,
+            disk: &mut self.disk,
+            writer: &mut process.writer,
+            node: self.node,
+            incarnation,
+            mono_ms,
+            wall_ms,
+        };
+        let mut inbox = Inbox {
+            messages: &mut process.messages,
+            persisted: &mut process.persisted,
+            flushed: &mut process.flushed,
+            copies: &mut process.copies,
+            held: &mut process.held,
+            work: &mut process.work,
+            unreachable: &mut process.unreachable,
+        };
+        inbox.take(&mut around, &mut process.groups, &mut self.replicas)?;
+        if mono_ms >= process.manage_ms {
+            process.manage_ms = mono_ms + around.env.within((500, 1_500));
+            let mut manager = Manager {
+                replicas: &mut self.replicas,
+                newest: &mut self.newest,
+                disk_number: self.disk_number,
+                groups: &mut process.groups,
+            };
+            manager.manage(&mut around)?;
         }
-        let taken = messages.len().min(MESSAGES_PER_RUN);
-        for (shard, message) in messages.drain(..taken) {
-            let group = groups.get_mut(&shard).expect("shards are fixed");
-            group.step(around.env, self.node, message)?;
+        let ticks = mono_ms >= process.next_tick_ms;
+        if ticks {
+            process.next_tick_ms = mono_ms + around.env.plan.tick_ms;
         }
-        for (shard, durable) in flushed.drain(..) {
-            let group = groups.get_mut(&shard).expect("shards are fixed");
-            if let Some(matched) = group.flushed(&mut around, durable) {
-                tell_matched(around.env, self.node, shard, matched);
+        for (shard, group) in &mut process.groups {
+            let born = self.replicas.get_mut(shard).expect("it runs");
+            if ticks {
+                group.tick(&mut around, &mut born.folders)?;
             }
+            group.turn(&mut around, &mut born.folders)?;
         }
-        for node in unreachable.drain(..) {
-            groups.values_mut().for_each(|group| group.report_unreachable(node));
-        }
-        for work in work.drain(..) {
-            let group = groups.get_mut(&work.request.shard).expect("shards are fixed");
-            group.take(&mut around, work)?;
-        }
-        if mono_ms >= *next_tick_ms {
-            *next_tick_ms = mono_ms + around.env.plan.tick_ms;
-            for (shard, group) in groups.iter_mut() {
-                let store = self.states.get_mut(shard).expect("shards are fixed");
-                group.tick(&mut around, store);
-            }
-        }
-        for (shard, group) in groups.iter_mut() {
-            let store = self.states.get_mut(shard).expect("shards are fixed");
-            group.turn(&mut around, store)?;
-        }
+        let (messages, next_tick_ms) = (&process.messages, process.next_tick_ms);
         let sleep_ms = if messages.is_empty() {
             // A fast clock is early by less than this.
             next_tick_ms.saturating_sub(mono_ms) + 1
@@ -385,6 +494,83 @@ impl Node {
             0
         };
         self.plan_run(env, sleep_ms);
+        Ok(())
+    }
+}
+
+/// What waits at a reactor.
+struct Inbox<'a> {
+    messages: &'a mut VecDeque<(u16, Message)>,
+    persisted: &'a mut Vec<(Key, u64)>,
+    flushed: &'a mut Vec<(Key, u64)>,
+    copies: &'a mut Vec<(u16, Copy)>,
+    held: &'a mut Vec<(u16, Held)>,
+    work: &'a mut VecDeque<Work>,
+    unreachable: &'a mut Vec<usize>,
+}
+
+impl Inbox<'_> {
+    fn take(
+        &mut self,
+        around: &mut Around<'_>,
+        groups: &mut BTreeMap<u16, Group>,
+        replicas: &mut BTreeMap<u16, Born>,
+    ) -> Check {
+        for (key, number) in self.persisted.drain(..) {
+            if let Some(group) = groups.get_mut(&key.0).filter(|group| group.key() == key) {
+                let born = replicas.get_mut(&key.0).expect("it runs");
+                group.persisted(around.disk, &mut born.folders, number)?;
+            }
+        }
+        // Copies come beside the messages, before or after them.
+        let copies_first = around.env.once_in(2);
+        if copies_first {
+            self.take_copies(around, groups, replicas)?;
+        }
+        let taken = self.messages.len().min(MESSAGES_PER_RUN);
+        for (shard, message) in self.messages.drain(..taken) {
+            if let Some(group) = groups.get_mut(&shard) {
+                group.step(around.env, around.node, message)?;
+            }
+        }
+        if !copies_first {
+            self.take_copies(around, groups, replicas)?;
+        }
+        for (key, durable) in self.flushed.drain(..) {
+            if let Some(group) = groups.get_mut(&key.0).filter(|group| group.key() == key)
+                && let Some(matched) = group.flushed(around, durable)
+            {
+                tell_matched(around.env, around.node, key.0, matched);
+            }
+        }
+        for node in self.unreachable.drain(..) {
+            groups.values_mut().for_each(|group| group.report_unreachable(node));
+        }
+        for work in self.work.drain(..) {
+            if let Some(group) = groups.get_mut(&work.request.shard) {
+                group.take(around, work)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_copies(
+        &mut self,
+        around: &mut Around<'_>,
+        groups: &mut BTreeMap<u16, Group>,
+        replicas: &mut BTreeMap<u16, Born>,
+    ) -> Check {
+        for (shard, copy) in self.copies.drain(..) {
+            if let Some(group) = groups.get_mut(&shard) {
+                let born = replicas.get_mut(&shard).expect("it runs");
+                group.receive(around, &mut born.folders, &copy)?;
+            }
+        }
+        for (shard, held) in self.held.drain(..) {
+            if let Some(group) = groups.get_mut(&shard) {
+                group.held(around.env, around.node, held);
+            }
+        }
         Ok(())
     }
 }

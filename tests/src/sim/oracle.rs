@@ -2,6 +2,7 @@
 //! an independent record of attempts, leases, ends and submissions against which each command is checked.
 
 use super::env::Env;
+use super::members_log::MembersLog;
 use super::rules;
 use super::trace::{Note, command_line, command_name};
 use super::watch::{Check, Leaderships, Violation};
@@ -11,9 +12,8 @@ use moso_proto::{JobState, ShardId};
 use moso_queue::command::{Command, EntryBuilder, JobResult, Outcome, Reply, ResultStatus};
 use moso_queue::job::EndedJob;
 use moso_queue::{Effects, Machine};
-use moso_shard::{Entry, EntryType, Position};
+use moso_shard::{Entry, EntryType, FOUNDING, Position};
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hasher};
 
 /// Digests are kept for every so many entries: each costs a walk over all jobs.
 const DIGEST_EVERY: u64 = 8;
@@ -41,9 +41,11 @@ struct Alive {
 pub struct Oracle {
     shard: u16,
     machine: Machine,
-    /// Term and fingerprint of each committed entry, from index 1.
-    log: Vec<(u64, u64)>,
+    /// Term and content of each committed entry, from index 1: the founding, which is no entry.
+    log: Vec<(u64, Bytes)>,
     digests: BTreeMap<u64, u64>,
+    /// The group's members.
+    pub members: MembersLog,
     jobs: BTreeMap<u64, Known>,
     alive: BTreeMap<u64, Alive>,
     /// Leases taken back because their worker was never given them: job and attempt.
@@ -63,8 +65,9 @@ impl Oracle {
         Oracle {
             shard,
             machine: Machine::new(ShardId(shard)),
-            log: Vec::new(),
+            log: vec![(FOUNDING.term, Bytes::new())],
             digests: BTreeMap::new(),
+            members: MembersLog::default(),
             jobs: BTreeMap::new(),
             alive: BTreeMap::new(),
             unheld: BTreeSet::new(),
@@ -94,6 +97,23 @@ impl Oracle {
     /// The digest after this index, if it was kept.
     pub fn digest(&self, index: u64) -> Option<u64> {
         self.digests.get(&index).copied()
+    }
+
+    /// The term of a committed entry.
+    pub fn term(&self, index: u64) -> Option<u64> {
+        self.log.get((index as usize).checked_sub(1)?).map(|entry| entry.0)
+    }
+
+    /// I8: a replica has this digest at this position; all that come there have the same.
+    pub fn agree(&mut self, at: Position, digest: u64) -> Check {
+        let known = *self.digests.entry(at.index).or_insert(digest);
+        ensure_that!(
+            "I8 equal digests",
+            known == digest,
+            "shard {} at {at:?}: {digest:x} instead of {known:x}",
+            self.shard
+        );
+        Ok(())
     }
 
     /// How a job ended: state, attempt, archive record.
@@ -144,13 +164,10 @@ impl Oracle {
     /// A replica has applied `entry`: the first to do so tells what it does, all others must agree with it.
     pub fn observe(&mut self, env: &mut Env, leaders: &Leaderships<'_>, entry: Entry) -> Check {
         let (index, term) = (entry.index, entry.term);
-        let mut hasher = DefaultHasher::new();
-        hasher.write(&entry.data);
-        let seen = (term, hasher.finish());
         if let Some(before) = self.log.get(index as usize - 1) {
             ensure_that!(
                 "I12 log matching",
-                *before == seen,
+                (before.0, &before.1) == (term, &entry.data),
                 "shard {}: entry {index} was committed in term {} and again, with other content, in term {term}",
                 self.shard,
                 before.0
@@ -164,8 +181,11 @@ impl Oracle {
             self.shard,
             self.committed()
         );
-        self.log.push(seen);
-        if entry.get_entry_type() == EntryType::EntryNormal && !entry.data.is_empty() {
+        self.log.push((term, entry.data.clone()));
+        if entry.get_entry_type() != EntryType::EntryNormal {
+            env.cover.count("members: changes committed");
+            self.members.changed(index);
+        } else if !entry.data.is_empty() {
             let position = Position { term, index };
             self.apply(env, leaders, position, entry.data)?;
         }

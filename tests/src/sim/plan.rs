@@ -32,6 +32,21 @@ pub struct NetworkPlan {
     pub ordered: bool,
 }
 
+/// How copies of states travel.
+#[derive(Clone, Debug)]
+pub struct CopyPlan {
+    /// From the checkpoint to the whole copy.
+    pub ms: Span,
+    /// Part of copies lost.
+    pub lost: f64,
+    /// Part of copies cut off in the middle.
+    pub cut: f64,
+    /// Part of copies that come a second time.
+    pub twice: f64,
+    /// Part of copies around which a node crashes: the follower while it takes one over, the leader that hears of it.
+    pub crash: f64,
+}
+
 /// How the clients behave.
 #[derive(Clone, Debug)]
 pub struct ClientPlan {
@@ -70,10 +85,16 @@ pub struct ClientPlan {
 /// What a seed does.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Nodes: 1, 3 or 5.
+    /// Nodes: 1 to 5.
     pub nodes: usize,
-    /// Shards, each with a replica on every node.
+    /// Replicas with which each shard is made: 1, 3 or 5.
+    pub replicas: usize,
+    /// Shards.
     pub shards: u16,
+    /// From a change of what members a shard should have to the next; `None`: they stay.
+    pub wish_ms: Option<Span>,
+    /// From such a change to a node's knowledge of it.
+    pub meta_ms: Span,
     /// Length of the phase with faults.
     pub faulty_ms: u64,
     /// Raft's tick.
@@ -92,6 +113,10 @@ pub struct Plan {
     pub flush_ms: Span,
     /// Entries kept in the log beyond what all replicas have.
     pub keep_entries: u64,
+    /// Entries of the log that a laggard may hold up.
+    pub pin_entries: u64,
+    /// Copies of states.
+    pub copies: CopyPlan,
     /// Bytes of recent entries a replica keeps in memory.
     pub cache_bytes: usize,
     /// Bytes of entries in one append.
@@ -121,11 +146,15 @@ pub struct Plan {
 impl Plan {
     /// Draws a plan.
     pub fn draw(rng: &mut SmallRng) -> Plan {
-        let nodes = *[1, 3, 3, 3, 3, 3, 3, 3, 3, 5].choose(rng).expect("not empty");
+        let sizes = [(1, 1), (3, 3), (3, 3), (3, 3), (3, 3), (3, 1), (4, 3), (4, 3), (5, 3), (5, 5)];
+        let (nodes, replicas) = *sizes.choose(rng).expect("not empty");
         let faults: Vec<FaultKind> = FaultKind::ALL.into_iter().filter(|_| rng.random_bool(0.4)).collect();
         let slowest = *[1_500, 4_000, 12_000].choose(rng).expect("not empty");
         Plan {
             nodes,
+            replicas,
+            wish_ms: *[None, None, Some((500, 6_000)), Some((2_000, 20_000))].choose(rng).expect("not empty"),
+            meta_ms: *[(0, 100), (0, 1_500), (100, 8_000)].choose(rng).expect("not empty"),
             shards: *[1, 1, 2, 2, 3].choose(rng).expect("not empty"),
             faulty_ms: rng.random_range(20_000..=70_000),
             tick_ms: 100,
@@ -136,6 +165,8 @@ impl Plan {
             write_every: *[1, 4, 50].choose(rng).expect("not empty"),
             flush_ms: *[(200, 1_000), (500, 3_000), (3_000, 15_000)].choose(rng).expect("not empty"),
             keep_entries: *[0, 0, 0, 8, 64].choose(rng).expect("not empty"),
+            pin_entries: *[0, 0, 8, 60, u64::MAX].choose(rng).expect("not empty"),
+            copies: CopyPlan::draw(rng),
             cache_bytes: *[0, 4 << 10, 1 << 20].choose(rng).expect("not empty"),
             append_bytes: *[1, 2 << 10, 512 << 10].choose(rng).expect("not empty"),
             appends: *[1, 4, 64].choose(rng).expect("not empty"),
@@ -188,6 +219,18 @@ impl NetworkPlan {
             loss: *[0.0, 0.0, 0.01, 0.1, 0.3].choose(rng).expect("not empty"),
             duplicates: *[0.0, 0.02, 0.2].choose(rng).expect("not empty"),
             ordered: rng.random_bool(0.4),
+        }
+    }
+}
+
+impl CopyPlan {
+    fn draw(rng: &mut SmallRng) -> CopyPlan {
+        CopyPlan {
+            ms: *[(1, 50), (50, 1_000), (500, 10_000)].choose(rng).expect("not empty"),
+            lost: *[0.0, 0.1, 0.4].choose(rng).expect("not empty"),
+            cut: *[0.0, 0.1, 0.4].choose(rng).expect("not empty"),
+            twice: *[0.0, 0.3].choose(rng).expect("not empty"),
+            crash: *[0.0, 0.1, 0.4].choose(rng).expect("not empty"),
         }
     }
 }

@@ -33,6 +33,32 @@ pub fn allowed(command: &Command, from: Option<JobState>, to: JobState) -> bool 
     }
 }
 
+/// Every change of state that some command may make.
+pub fn possible() -> Vec<(Option<JobState>, JobState)> {
+    let act = |action| Command::Act { action, targets: Vec::new(), actor: "".into() };
+    let time_out = |fail| Command::TimeOut { jobs: Vec::new(), fail, code: 0 };
+    let commands = [
+        Command::Submit(Box::default()),
+        Command::Lease { session: 0, worker: "".into(), ttl_ms: 0, request: 0, jobs: Vec::new() },
+        Command::Phase { jobs: Vec::new() },
+        Command::Results { session: 0, results: Vec::new() },
+        Command::Expire { jobs: Vec::new() },
+        Command::Unheld { session: 0, jobs: Vec::new() },
+        Command::Wake { jobs: Vec::new() },
+        time_out(true),
+        time_out(false),
+        act(Action::Kill(0)),
+        act(Action::Hold("".into())),
+        act(Action::Release),
+        act(Action::Retry(1)),
+    ];
+    // No command leaves or makes the states of stages that are not there yet.
+    let lives = |state: &JobState| !matches!(state, Pending | Assigned | Holding | Transferring | Merging);
+    let from = [None].into_iter().chain(JobState::ALL.into_iter().filter(lives).filter(|s| !s.is_final()).map(Some));
+    let pairs = from.flat_map(|from| JobState::ALL.into_iter().filter(lives).map(move |to| (from, to)));
+    pairs.filter(|(from, to)| commands.iter().any(|command| allowed(command, *from, *to))).collect()
+}
+
 /// What a lost attempt may lead to; closed, if the task has failed meanwhile.
 fn lost(to: JobState) -> bool {
     matches!(to, Activated | Defined | Failed | Cancelled | Closed)

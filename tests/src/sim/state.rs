@@ -2,12 +2,15 @@
 //! and carries its applied index, a flush makes an exact prefix of the batches durable, a crash goes back to the last
 //! flush.
 
+use super::log::{flip, sum};
 use bytes::Bytes;
 use moso_proto::ShardId;
 use moso_queue::machine::MetaRecord;
 use moso_queue::unwritten::Record;
 use moso_queue::{Error, Machine, Unwritten};
-use moso_shard::Position;
+use moso_shard::{ConfState, Position};
+use rand::rngs::SmallRng;
+use rand::seq::IteratorRandom;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Records of a shard.
@@ -33,6 +36,10 @@ pub struct Records {
     pub meta: Option<Bytes>,
     /// Newest entry in the records above.
     pub applied: Position,
+    /// The group's members at that entry.
+    pub members: ConfState,
+    /// A record that was damaged: its job or task, and its checksum as it was written.
+    damage: Option<(u64, u64)>,
 }
 
 enum Op {
@@ -51,9 +58,10 @@ enum Op {
 struct Batch {
     ops: Vec<Op>,
     applied: Position,
+    members: Option<ConfState>,
 }
 
-/// The state store of a shard replica. Survives crashes.
+/// The state store of a shard replica: a folder. Survives crashes.
 #[derive(Default)]
 pub struct StateStore {
     durable: Records,
@@ -61,10 +69,15 @@ pub struct StateStore {
 }
 
 impl StateStore {
-    /// Writes what was applied and the applied index as one batch.
-    pub fn write(&mut self, machine: &Machine, unwritten: &Unwritten, applied: Position) {
+    /// A store that is the copy of another.
+    pub fn of(copy: Records) -> StateStore {
+        StateStore { durable: copy, batches: VecDeque::new() }
+    }
+
+    /// Writes what was applied, the applied index and a changed configuration as one batch.
+    pub fn write(&mut self, machine: &Machine, unwritten: &Unwritten, applied: Position, members: Option<ConfState>) {
         let ops = ops(machine, unwritten, applied);
-        self.batches.push_back(Batch { ops, applied });
+        self.batches.push_back(Batch { ops, applied, members });
     }
 
     /// Makes all batches up to this applied index durable; returns the durable applied index.
@@ -79,6 +92,9 @@ impl StateStore {
         for batch in self.batches.drain(..count) {
             batch.ops.into_iter().for_each(|op| self.durable.put(op));
             self.durable.applied = batch.applied;
+            if let Some(members) = batch.members {
+                self.durable.members = members;
+            }
         }
     }
 
@@ -96,6 +112,15 @@ impl StateStore {
     /// Forgets what was not flushed.
     pub fn crash(&mut self) {
         self.batches.clear();
+    }
+
+    /// Flips a bit of a job's or task's record.
+    pub fn spoil(&mut self, rng: &mut SmallRng) -> bool {
+        let Records { jobs, tasks, damage, .. } = &mut self.durable;
+        let Some((&seq, record)) = jobs.iter_mut().chain(tasks).choose(rng) else { return false };
+        *damage = Some((seq, sum(record)));
+        flip(record, rng);
+        true
     }
 
     /// What is durable.
@@ -118,6 +143,12 @@ impl Records {
             Op::Change(seq, index, row) => drop(self.changes.insert((seq, index, row))),
             Op::Meta(record) => self.meta = Some(record),
         }
+    }
+
+    /// What is read is what was written.
+    pub fn is_sound(&self) -> bool {
+        let record = |seq| self.jobs.get(&seq).or_else(|| self.tasks.get(&seq));
+        self.damage.is_none_or(|(seq, written)| record(seq).is_none_or(|record| sum(record) == written))
     }
 
     /// The machine that these records hold.

@@ -21,7 +21,7 @@ const FLOOD_BYTES: usize = 140 << 10;
 /// Submissions of a flood: more than a shard gathers.
 const FLOOD_TASKS: usize = 110;
 /// Floods of one submitter.
-const FLOODS_MAX: usize = 2;
+const FLOODS_MAX: usize = 1;
 /// Submissions that wait for an answer at a time, floods aside.
 const OPEN_MAX: usize = 4;
 

@@ -64,6 +64,13 @@ pub enum Note {
         shard: u16,
         index: u64,
     },
+    Copy {
+        node: usize,
+        shard: u16,
+        what: &'static str,
+        peer: u64,
+        index: u64,
+    },
     Role {
         node: usize,
         shard: u16,

@@ -1,10 +1,11 @@
 //! What is watched while a simulation runs: each shard's oracle, and the invariants of Raft.
 
 use super::env::Env;
+use super::log::Key;
 use super::oracle::Oracle;
 use super::trace::Note;
 use moso_shard::Role;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An invariant that was violated.
 #[derive(Clone, Debug)]
@@ -48,8 +49,10 @@ pub struct Serving {
 /// Everything that is watched.
 pub struct Watch {
     oracles: BTreeMap<u16, Oracle>,
-    /// Leader of each term of each shard.
-    leaders: BTreeMap<(u16, u64), usize>,
+    /// Leading replica of each term of each shard.
+    leaders: BTreeMap<(u16, u64), u64>,
+    /// Replicas that were destroyed or lost: shard, id.
+    buried: BTreeSet<(u16, u64)>,
     /// Commit index last seen of each running replica.
     commits: BTreeMap<(usize, u16), u64>,
     /// Time that each node was paused, short pauses aside.
@@ -66,6 +69,7 @@ impl Watch {
         Watch {
             oracles: (1..=shards).map(|shard| (shard, Oracle::new(shard))).collect(),
             leaders: BTreeMap::new(),
+            buried: BTreeSet::new(),
             commits: BTreeMap::new(),
             paused_ms: vec![0; nodes],
             serving: BTreeMap::new(),
@@ -95,10 +99,52 @@ impl Watch {
         now_ms - self.paused_ms[node]
     }
 
-    /// A replica was opened.
-    pub fn opened(&mut self, node: usize, shard: u16, now_ms: u64) {
-        self.commits.remove(&(node, shard));
+    /// A replica was opened: not one whose data is gone.
+    pub fn opened(&mut self, node: usize, key: Key, now_ms: u64) -> Check {
+        ensure_that!(
+            "L6 an identity is never used twice",
+            !self.buried.contains(&key),
+            "node {node} opens shard {} replica {:x} again",
+            key.0,
+            key.1
+        );
+        self.commits.remove(&(node, key.0));
         self.disturbed(now_ms);
+        Ok(())
+    }
+
+    /// A replica's data was lost.
+    pub fn lost(&mut self, key: Key) {
+        self.buried.insert(key);
+    }
+
+    /// A node destroys a replica: none that its group counts on.
+    pub fn destroyed(&mut self, key: Key) -> Check {
+        let members = self.oracles[&key.0].members.newest();
+        let lost = self.buried.contains(&key);
+        self.buried.insert(key);
+        ensure_that!(
+            "a member is not destroyed",
+            lost || !members.names(key.1),
+            "shard {} replica {:x} of {members:x?}",
+            key.0,
+            key.1
+        );
+        Ok(())
+    }
+
+    /// A leadership begins to serve. Whoever was removed can do so only in a term that is over.
+    pub fn begins(&self, key: Key, term: u64) -> Check {
+        let newest = self.leaders.range((key.0, 0)..=(key.0, u64::MAX)).next_back();
+        let members = self.oracles[&key.0].members.newest();
+        ensure_that!(
+            "a removed replica never serves",
+            newest.is_some_and(|((_, newest), _)| *newest > term) || members.names(key.1),
+            "shard {} replica {:x} serves in term {term}, the members are {members:x?}",
+            key.0,
+            key.1
+        );
+        Ok(())
     }
 
     /// A replica was opened, which forgets its promise not to vote, or will be told to campaign.
@@ -131,19 +177,19 @@ impl Watch {
         &mut self,
         env: &mut Env,
         node: usize,
-        shard: u16,
+        (shard, peer): Key,
         role: Role,
         has: impl Fn(u64, u64) -> bool,
     ) -> Check {
         let Role::Leader { term } = role else {
             return Ok(());
         };
-        match self.leaders.insert((shard, term), node) {
-            Some(before) if before == node => return Ok(()),
+        match self.leaders.insert((shard, term), peer) {
+            Some(before) if before == peer => return Ok(()),
             Some(before) => {
                 return Violation::new(
                     "I12 election safety",
-                    format!("shard {shard} term {term}: led by {before} and {node}"),
+                    format!("shard {shard} term {term}: led by {before:x} and {peer:x}"),
                 );
             }
             None => {}

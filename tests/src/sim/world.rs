@@ -6,15 +6,17 @@ use super::event::{Answer, Event};
 use super::faults;
 use super::group::check_machine;
 use super::history::History;
+use super::meta;
 use super::node::Node;
 use super::operator::Operator;
 use super::plan::Plan;
+use super::planner;
 use super::submitter::Submitter;
 use super::trace::Note;
 use super::watch::{Check, Violation, Watch};
 use super::worker::Worker;
 use crate::ensure_that;
-use rand::SeedableRng;
+use moso_shard::ConfState;
 use rand::rngs::SmallRng;
 
 /// After the faults, everything must be done within this time.
@@ -43,12 +45,15 @@ pub struct World {
 
 impl World {
     /// The cluster of a seed, before anything has happened.
-    pub fn new(seed: u64, verbose: bool) -> World {
-        let mut rng = SmallRng::seed_from_u64(seed);
-        let plan = Plan::draw(&mut rng);
+    pub fn new(rng: SmallRng, plan: Plan, verbose: bool) -> World {
         let mut env = Env::new(rng, plan, verbose);
         let nodes = (0..env.plan.nodes).map(|node| Node::new(&mut env, node)).collect();
-        let watch = Watch::new(env.plan.nodes, env.plan.shards);
+        let mut watch = Watch::new(env.plan.nodes, env.plan.shards);
+        for shard in 1..=env.plan.shards {
+            let voters = env.meta.founders(shard).iter().copied().collect();
+            let founders = ConfState { voters, ..ConfState::default() };
+            watch.oracle_mut(shard).0.members.found(&founders);
+        }
         let mut clients = Vec::new();
         let crowd = env.plan.clients.clone();
         for _ in 0..crowd.submitters {
@@ -76,6 +81,7 @@ impl World {
         let calm_ms = self.env.plan.faulty_ms;
         self.env.after(calm_ms, Event::Calm);
         self.plan_fault();
+        self.plan_wish();
         while let Some(event) = self.env.next() {
             if self.happen(event)? {
                 return Ok(());
@@ -91,13 +97,35 @@ impl World {
             Event::Reactor { node, incarnation, planned_ms } => nodes[node].run(env, watch, incarnation, planned_ms)?,
             Event::Message { to, shard, bytes } => nodes[to].message(env, shard, bytes)?,
             Event::Synced { node, incarnation } => nodes[node].synced(env, incarnation)?,
-            Event::Flushed { node, incarnation, shard, upto } => nodes[node].flushed(env, incarnation, shard, upto),
+            Event::Flushed { node, incarnation, key, folder, upto } => {
+                nodes[node].flushed(env, incarnation, key, folder, upto);
+            }
+            Event::Copy { to, shard, copy } => nodes[to].copy(env, shard, copy),
+            Event::Held { to, shard, held } => nodes[to].held(env, shard, held),
             Event::Matched { to, shard, matched } => nodes[to].matched(shard, matched),
             Event::Request { to, request } => nodes[to].request(env, request)?,
             Event::Work { node, incarnation, work } => nodes[node].work(env, incarnation, work),
             Event::Answer { client, request, answer } => self.answer(client, request, answer)?,
             Event::Client(client) => self.wake(client),
             Event::Fault => self.fault()?,
+            Event::Wish => self.wish(),
+            Event::Replace { shard, peer } => planner::replace(env, nodes, shard, peer),
+            Event::Learn { node, shard, view } => env.meta.learn(node, shard, view),
+            Event::Read { node, shard, term } => {
+                let view = env.meta.truth(shard);
+                env.meta.learn(node, shard, view);
+                nodes[node].learned(shard, term);
+            }
+            Event::Settled { shard, version } => {
+                if env.meta.truth(shard).settled < version {
+                    env.cover.count("members: wishes fulfilled");
+                    env.note(Note::Fault(format!("shard {shard}: wish {version} is fulfilled")));
+                    env.meta.settle(shard, version);
+                    meta::publish(env, shard);
+                }
+            }
+            Event::Kill(_) if env.calm => {}
+            Event::Kill(node) => faults::crash(env, nodes, &[node])?,
             Event::Mend(mend) => faults::mend(env, watch, nodes, mend)?,
             Event::Calm => self.calm()?,
             Event::Settle => return self.settle(),
@@ -129,6 +157,20 @@ impl World {
             let span = self.env.plan.fault_ms;
             let delay_ms = self.env.within(span);
             self.env.after(delay_ms, Event::Fault);
+        }
+    }
+
+    fn plan_wish(&mut self) {
+        if let Some(span) = self.env.plan.wish_ms {
+            let delay_ms = self.env.within(span);
+            self.env.after(delay_ms, Event::Wish);
+        }
+    }
+
+    fn wish(&mut self) {
+        if !self.env.calm {
+            planner::change(&mut self.env, &self.nodes);
+            self.plan_wish();
         }
     }
 
@@ -206,23 +248,44 @@ impl World {
                     machine.live()
                 ));
             }
-            let committed = self.watch.oracle(shard).committed();
-            let mut leaders = 0;
-            for (at, node) in self.nodes.iter().enumerate() {
-                let Some(group) = node.group(shard) else {
-                    return Some(format!("node {at} is down"));
-                };
-                leaders += usize::from(group.core().serves());
-                let applied = group.core().replica_ref().applied_index();
-                if applied != committed {
-                    return Some(format!("shard {shard}: node {at} has applied {applied} of {committed}"));
-                }
-            }
-            if leaders != 1 {
-                return Some(format!("shard {shard} has {leaders} leaders"));
+            if let Some(why) = self.unsettled_members(shard) {
+                return Some(why);
             }
         }
         None
+    }
+
+    /// What is not yet as the newest wish has it.
+    fn unsettled_members(&self, shard: u16) -> Option<String> {
+        let oracle = self.watch.oracle(shard);
+        let (committed, members) = (oracle.committed(), oracle.members.newest());
+        let wish = self.env.meta.newest(shard);
+        let others = [&members.outgoing, &members.learners, &members.learners_next];
+        if !self.env.meta.is_whole(shard)
+            || members.voters != wish.members.voters
+            || others.iter().any(|o| !o.is_empty())
+        {
+            return Some(format!("shard {shard} has {members:x?}, and should have {wish:x?}"));
+        }
+        let mut leaders = 0;
+        for (at, node) in self.nodes.iter().enumerate() {
+            let wanted = wish.members.voters.iter().any(|peer| super::node_of(*peer) == at);
+            let Some(group) = node.group(shard) else {
+                if wanted || node.has_replica(shard) || !node.is_up() {
+                    return Some(format!("shard {shard}: node {at} is down, or its replica"));
+                }
+                continue;
+            };
+            if !wish.names(group.key().1) {
+                return Some(format!("shard {shard}: node {at} still has replica {:x}", group.key().1));
+            }
+            leaders += usize::from(group.core().serves());
+            let applied = group.core().replica_ref().applied_index();
+            if applied != committed {
+                return Some(format!("shard {shard}: node {at} has applied {applied} of {committed}"));
+            }
+        }
+        (leaders != 1).then(|| format!("shard {shard} has {leaders} leaders"))
     }
 
     /// Everything that was acknowledged is there, on every replica.
@@ -230,7 +293,8 @@ impl World {
         self.history.check(&self.watch)?;
         for shard in 1..=self.env.plan.shards {
             let digest = self.watch.oracle(shard).machine().digest();
-            for at in 0..self.nodes.len() {
+            let members = self.env.meta.newest(shard).members.voters.clone();
+            for at in members.into_iter().map(super::node_of) {
                 self.check_replica(at, shard, digest)?;
             }
         }
@@ -246,9 +310,12 @@ impl World {
             check_machine(at, shard, machine)?;
             ensure_that!("I8 equal digests", machine.digest() == digest, "node {at} shard {shard} at the end");
         }
-        let store = node.written_state(shard);
-        store.flush(u64::MAX);
-        let records = store.durable();
+        let Some(folders) = node.written_state(shard) else {
+            return Violation::new("a member has its state", format!("node {at} shard {shard}"));
+        };
+        ensure_that!("copies go", folders.len() <= 2, "node {at} shard {shard} has {} state folders", folders.len());
+        folders.store().flush(u64::MAX);
+        let records = folders.store().durable();
         let loaded = records.load(moso_proto::ShardId(shard)).map_err(|error| Violation {
             invariant: "state loads",
             detail: format!("node {at} shard {shard}: {error}"),

@@ -46,6 +46,11 @@ impl Replica {
         self.expected = at;
     }
 
+    /// Whether Raft has accepted the snapshot that was expected, which the next output tells: until then the copy must stay.
+    pub fn takes_snapshot(&self) -> bool {
+        self.raw.raft.raft_log.unstable.snapshot.is_some()
+    }
+
     /// Whether this replica was never given a state: it joined, and waits for its first snapshot.
     pub fn is_joining(&self) -> bool {
         self.last_index() == 0 && self.raw.raft.prs().conf().voters().ids().iter().next().is_none()

@@ -510,3 +510,24 @@ fn a_leader_waits_for_a_majority_and_says_unknown_when_it_loses_the_leadership()
     assert!(popped.is_empty(), "the index of a lost leadership gives nothing");
     assert_eq!(one.core.replica_ref().conf_state(), ConfState { voters: vec![1, 2, 3], ..ConfState::default() });
 }
+
+/// Raft takes a snapshot up in one turn and tells of it in the next output: between the two its copy must stay.
+#[test]
+fn a_copy_that_is_being_taken_up_is_neither_replaced_nor_removed() {
+    let mut one = One::among(&[1, 2, 3]);
+    let machine = || Machine::new(ShardId(SHARD));
+    let (at, later) = (Position { term: 1, index: 9 }, Position { term: 1, index: 12 });
+    assert!(one.core.prepare(machine(), at));
+    let members = ConfState { voters: vec![1, 2, 3], ..ConfState::default() };
+    let mut message = Message { from: 2, to: 1, term: 1, ..Message::default() };
+    message.set_msg_type(MessageType::MsgSnapshot);
+    message.set_snapshot(crate::snapshots::snapshot(at, members));
+    one.core.replica().step(message).unwrap();
+    assert!(!one.core.prepare(machine(), later));
+    assert!(!one.core.unprepare());
+    let mut out = CoreOutput::default();
+    one.core.turn(one.now, &mut out).unwrap();
+    assert_eq!(out.restored, Some(at));
+    assert!(one.core.prepare(machine(), later));
+    assert!(one.core.unprepare());
+}

@@ -1,4 +1,5 @@
-use super::cluster::{Cluster, config};
+use super::cluster::{Cluster, Disk, config, open};
+use crate::members::Members;
 use crate::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Error, MessageType, Pending, Read, Role};
 
 #[test]
@@ -222,4 +223,27 @@ fn one_replica_alone_leads_itself() {
     cluster.settle();
     assert_eq!(cluster.node(1).commands(), ["a"]);
     assert_eq!(cluster.node(1).reads.len(), 1);
+}
+
+/// Otherwise a crash before the write would let it lead the same term again, with other entries under the same positions.
+#[test]
+fn a_single_voter_sends_nothing_before_its_own_vote_is_on_disk() {
+    let mut cluster = Cluster::new(1);
+    cluster.elect(1);
+    cluster.nodes.insert(2, open(config(2), Disk::default()).unwrap());
+    cluster.replica(1).reconcile(&Members { voters: [1].into(), learners: [2].into() });
+    cluster.settle();
+    let term = cluster.replica(1).term();
+    cluster.restart(1);
+    cluster.node(1).writes_at_once = false;
+    cluster.replica(1).campaign().unwrap();
+    cluster.turn(1);
+    cluster.propose(1, "a");
+    cluster.turn(1);
+    assert_eq!(cluster.leaders(), [1]);
+    let early = cluster.network.iter().find(|message| message.term > term);
+    assert!(early.is_none(), "{early:?}");
+    cluster.write_all(1);
+    cluster.turn(1);
+    assert!(cluster.network.iter().any(|message| message.to == 2 && message.term == term + 1));
 }

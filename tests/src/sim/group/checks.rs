@@ -3,13 +3,14 @@
 use super::{Around, Group};
 use crate::ensure_that;
 use crate::sim::env::Env;
+use crate::sim::log::Disk;
 use crate::sim::trace::Note;
 use crate::sim::watch::{Check, Serving, Violation};
 use moso_proto::JobState;
 use moso_queue::command::{Command, read_entry};
 use moso_queue::filter::WorkerOffer;
 use moso_queue::ready::Popped;
-use moso_shard::Role;
+use moso_shard::{Entry, FOUNDING, Message, MessageType, Role};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
@@ -71,8 +72,8 @@ impl Group {
         let disk = &mut *around.disk;
         // A replica campaigns only once its whole log is on disk.
         let first = replica.first_index();
-        let written = |index, term| index < first || disk.term(self.shard, index) == Some(term);
-        around.watch.role(around.env, around.node, self.shard, role, written)?;
+        let written = |index, term| index < first || disk.term(self.key(), index) == Some(term);
+        around.watch.role(around.env, around.node, self.key(), role, written)?;
         around.watch.committed(around.node, self.shard, replica.committed_index())?;
         let serving = self.core.serves().then_some(replica.term());
         if serving != self.serving {
@@ -81,6 +82,7 @@ impl Group {
             self.heard.clear();
             if let Some(term) = serving {
                 let node = around.node;
+                around.watch.begins(self.key(), term)?;
                 around.env.note(Note::Serves { node, shard: self.shard, term });
                 around.env.cover.count("raft: leaderships that served");
                 let awake_ms = around.watch.awake_ms(node, around.env.now_ms);
@@ -120,17 +122,26 @@ impl Group {
     }
 
     pub(super) fn check_quorum(&self, around: &mut Around<'_>) -> Check {
-        let others = around.env.plan.nodes / 2;
-        let mut heard: Vec<u64> = self.heard.values().copied().collect();
-        heard.sort_unstable_by(|a, b| b.cmp(a));
-        let quorum_ms = match others {
-            0 => around.env.now_ms,
-            _ => heard.get(others - 1).copied().unwrap_or(0),
+        let members = self.core.replica_ref().conf_state();
+        let election_ms = around.env.plan.election_ms();
+        // What a quorum was may just have changed.
+        if around.env.now_ms < self.members_ms + 2 * election_ms {
+            return Ok(());
+        }
+        let heard_ms = |voters: &[u64]| {
+            let heard = |peer: &u64| match *peer == self.peer {
+                true => around.env.now_ms,
+                false => self.heard.get(peer).copied().unwrap_or(0),
+            };
+            let mut heard: Vec<u64> = voters.iter().map(heard).collect();
+            heard.sort_unstable_by(|a, b| b.cmp(a));
+            heard.get(voters.len() / 2).copied().unwrap_or(u64::MAX)
         };
+        let quorum_ms = heard_ms(&members.voters).min(heard_ms(&members.voters_outgoing));
         let gathered_ms = self.gathering_ms.unwrap_or(around.env.now_ms);
         ensure_that!(
             "expiry only while a quorum is there",
-            quorum_ms + around.env.plan.election_ms() >= gathered_ms,
+            quorum_ms + election_ms >= gathered_ms,
             "node {} shard {}: heard of a quorum at {quorum_ms} ms, expired at {gathered_ms} ms or later",
             around.node,
             self.shard
@@ -138,13 +149,71 @@ impl Group {
         Ok(())
     }
 
+    /// The members are those that all replicas agree on.
+    pub(super) fn check_members(&mut self, around: &mut Around<'_>) -> Check {
+        let replica = self.core.replica_ref();
+        let applied = replica.applied_index();
+        let members = &mut around.watch.oracle_mut(self.shard).0.members;
+        let change = members.change_before(applied);
+        if change == self.members_seen || self.restoring.is_some() {
+            return Ok(());
+        }
+        self.members_seen = change;
+        self.members_ms = around.env.now_ms;
+        members.agree(applied, &replica.conf_state())
+    }
+
+    /// A replica that joins takes no log from its beginning, whoever sends it: that does not say with whom the shard was
+    /// made.
+    pub(super) fn offer_beginning(&mut self, env: &mut Env, message: &Message) -> Check {
+        let joining = self.core.replica_ref().is_joining();
+        if !joining || message.get_msg_type() != MessageType::MsgAppend || !env.once_in(4) {
+            return Ok(());
+        }
+        let mut forged = message.clone();
+        (forged.index, forged.log_term, forged.commit) = (0, 0, 1);
+        forged.set_entries(vec![Entry { term: 1, index: 1, ..Entry::default() }].into());
+        env.cover.count("raft: beginnings of a log offered");
+        ensure_that!(
+            "a replica that joins takes no log from its beginning",
+            self.core.replica().step(forged).is_err(),
+            "shard {} replica {:x}",
+            self.shard,
+            self.peer
+        );
+        Ok(())
+    }
+
+    /// Once all appends are on disk, the log is what the replica takes it for.
+    pub(super) fn check_log(&self, disk: &mut Disk) -> Check {
+        let replica = self.core.replica_ref();
+        let (cut, last) = disk.with(self.key(), |log| (log.truncated().index, log.last_index()));
+        let ends = replica.appends_in_flight() > 0 || last.max(FOUNDING.index) == replica.last_index();
+        ensure_that!(
+            "the log is what was written",
+            replica.is_joining() || (ends && cut.max(FOUNDING.index) < replica.first_index()),
+            "shard {} replica {:x}: cut at {cut} and ends at {last}, instead of {} and {}",
+            self.shard,
+            self.peer,
+            replica.first_index() - 1,
+            replica.last_index()
+        );
+        Ok(())
+    }
+
     /// Shows the oracle what was applied; a replica applies only what is on its own disk.
     pub(super) fn observe(&mut self, around: &mut Around<'_>) -> Check {
         let applied = self.core.replica_ref().applied_index();
+        if let Some(restoring) = self.restoring.filter(|restoring| applied >= restoring.at.index) {
+            return Violation::new(
+                "L1 applied only what is on disk",
+                format!("node {} shard {}: the snapshot at {:?}", around.node, self.shard, restoring.at),
+            );
+        }
         while self.observed < applied {
             self.observed += 1;
             let index = self.observed;
-            let entry = around.disk.with(self.shard, |log| log.entry(index));
+            let entry = around.disk.with(self.key(), |log| log.entry(index));
             let Some(entry) = entry else {
                 return Violation::new(
                     "L1 applied only what is on disk",
