@@ -39,6 +39,7 @@ pub mod request;
 pub mod router;
 pub mod sessions;
 pub mod store;
+mod sync;
 pub mod upkeep;
 pub mod usage;
 pub mod views;

@@ -17,14 +17,11 @@
 //! - counters are raised before the entry is filed and lowered after it was taken, so they may say too much for a
 //!   moment, never too little: whoever is woken by a push finds it.
 
-use crate::class::{ClassId, ClassKey};
-use arc_swap::ArcSwap;
-use crossbeam::queue::SegQueue;
-use crossbeam_skiplist::SkipMap;
+use super::class::{ClassId, ClassKey};
+use super::sync::{ArcSwap, AtomicBool, AtomicI64, AtomicU64, Ordering, SegQueue, SkipMap};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 /// Jobs of one class taken in a row before the next class of equal priority has its turn.
 const TURN_JOBS: usize = 8;
