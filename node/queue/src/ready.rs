@@ -15,7 +15,8 @@
 //! - only [`ReadyIndex::tidy`] takes classes and levels out, and only the writer calls it: one that the writer finds
 //!   empty stays empty, since nobody else fills it;
 //! - counters are raised before the entry is filed and lowered after it was taken, so they may say too much for a
-//!   moment, never too little: whoever is woken by a push finds it.
+//!   moment, never too little: whoever is woken by a push finds it, or, if one that goes by age took it, leaves with
+//!   nothing beside another that is counted.
 
 use super::class::{ClassId, ClassKey};
 use super::sync::{ArcSwap, AtomicBool, AtomicI64, AtomicU64, Ordering, SegQueue, SkipMap};
@@ -322,5 +323,7 @@ fn pop_by_age(lanes: &[Arc<Lane>], wanted: &Wanted<'_>, out: &mut Vec<Popped>, b
     }
 }
 
+// The path is named because the models include this file from another folder.
 #[cfg(test)]
+#[path = "ready/tests.rs"]
 mod tests;

@@ -57,7 +57,7 @@ const fn target(name: &'static str, run: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>>,
 
 /// All targets.
 pub const ALL: [Target; 24] = [
-    target("peer_stranger", peers::stranger, peers::stream_seeds, 128 * KIB),
+    target("peer_stranger", peers::stranger, peers::stream_seeds, 256 * KIB),
     // A known node is believed the length of a frame.
     target("peer_stream", peers::stream, peers::stream_seeds, PEER_FRAME_BYTES_MAX + MIB),
     target("peer_frame", peers::frame, peers::frame_seeds, 256 * KIB),
