@@ -1,6 +1,8 @@
 //! What each released version stored and sent is read by this one, and what this one writes is what the newest version of
 //! the formats says. `tests/README.md` tells how a version is added.
 
+#![allow(clippy::unwrap_used)]
+
 use bytes::Bytes;
 use moso_queue::codec::Put;
 use moso_tests::samples::{self, Sample};

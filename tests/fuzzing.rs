@@ -1,6 +1,8 @@
 //! Each fuzz target for a moment, and the inputs of past findings. For longer: `cargo run --release -p moso-tests --bin
 //! fuzz`.
 
+#![allow(clippy::unwrap_used)]
+
 use moso_tests::fuzz::engine::{Engine, Meter, Until};
 use moso_tests::fuzz::{self, Target};
 use peak_alloc::PeakAlloc;

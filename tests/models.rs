@@ -1,6 +1,8 @@
 //! The lock-free parts under schedulers that choose who goes on: many random orders, and some drawn to reverse few steps;
 //! for the smallest cases, under loom, all of them. The real ones are run by real threads beside it.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "models/inbox.rs"]
 mod inbox;
 #[path = "models/index.rs"]

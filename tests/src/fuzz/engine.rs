@@ -58,6 +58,9 @@ pub struct Finding {
     pub executions: u64,
 }
 
+/// Is told of an input.
+type Told<'a> = Box<dyn FnMut(&[u8]) + 'a>;
+
 /// Feeds a target.
 pub struct Engine<'a> {
     target: &'a Target,
@@ -68,7 +71,7 @@ pub struct Engine<'a> {
     executions: u64,
     most_bytes: (usize, usize),
     /// Called with each input before it is run.
-    before: Box<dyn FnMut(&[u8]) + 'a>,
+    before: Told<'a>,
 }
 
 impl<'a> Engine<'a> {

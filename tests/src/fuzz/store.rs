@@ -105,8 +105,11 @@ fn build(input: &mut Input<'_>) -> Vec<Vec<u8>> {
     files
 }
 
+/// Shard, last index, and of each entry index, term and bytes.
+type Held = (u16, u64, Vec<(u64, u64, usize)>);
+
 /// What the log holds of each shard, by the reads that a replica makes.
-fn read_all(log: &SegmentLog) -> Vec<(u16, u64, Vec<(u64, u64, usize)>)> {
+fn read_all(log: &SegmentLog) -> Vec<Held> {
     let mut all = Vec::new();
     for shard in 0..SHARDS_READ {
         let state = log.load(shard).expect("the index is in memory");
