@@ -13,6 +13,7 @@ use moso_queue::command::{Command, EntryBuilder, Reply};
 use moso_queue::meta::{MetaMachine, MetaView};
 use moso_queue::{Effects, Machine, check as invariants};
 use prost::Message as _;
+use std::sync::LazyLock;
 
 /// Shards of the cluster that is asked.
 const SHARDS: u16 = 6;
@@ -111,9 +112,9 @@ pub(super) fn select(data: &[u8]) {
         let text = write_cursor(shard, from);
         assert_eq!(read_cursor(&text).ok(), Some((shard, from)), "{text:?} is another place");
     }
-    let meta = meta();
+    static META: LazyLock<MetaView> = LazyLock::new(meta);
     for of in [Of::Jobs, Of::Tasks] {
-        let Some(scope) = fault(scope(&selector, of, &meta, SHARDS)) else { continue };
+        let Some(scope) = fault(scope(&selector, of, &META, SHARDS)) else { continue };
         assert!(scope.filters.keys().all(|shard| (1..=SHARDS).contains(shard)), "only shards that there are");
         let ids: usize = scope.filters.values().map(|filter| filter.jobs.len() + filter.tasks.len()).sum();
         assert!(ids <= selector.jobs.len() + selector.tasks.len());

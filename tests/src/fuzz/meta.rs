@@ -6,6 +6,7 @@ use super::seeds_of;
 use crate::samples::meta::split_records;
 use moso_queue::meta::{MetaCommand, MetaMachine, MetaReply, MetaView};
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 /// The typed objects, if they can be read.
 fn view(machine: &MetaMachine) -> Option<MetaView> {
@@ -17,8 +18,8 @@ fn view(machine: &MetaMachine) -> Option<MetaView> {
 pub(super) fn command(data: &[u8]) {
     let mut input = Input(data);
     let (mut machine, mut stored) = (MetaMachine::new(), BTreeMap::new());
-    let bootstrap = seeds_of_commands().swap_remove(0);
-    machine.apply(1, &bootstrap).expect("the first command");
+    static BOOTSTRAP: LazyLock<Vec<u8>> = LazyLock::new(|| seeds_of_commands().swap_remove(0));
+    machine.apply(1, &BOOTSTRAP).expect("the first command");
     for time_ms in 2..64 {
         if input.is_empty() {
             break;
