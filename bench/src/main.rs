@@ -26,13 +26,12 @@ mod run;
 mod running;
 mod scale;
 mod station;
-mod swf;
-mod workload;
 
 use anyhow::{Context, Result};
 use args::{Cli, Command, Common};
 use clap::Parser;
 use cluster::Target;
+use moso_bench::{swf, workload};
 use outcome::Outcome;
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -42,6 +42,7 @@ pub mod router;
 pub mod sessions;
 pub mod snapshot;
 pub mod store;
+mod sync;
 pub mod upkeep;
 pub mod usage;
 pub mod views;

@@ -1,11 +1,9 @@
 //! Lease requests that wait for work. One is woken for new work, never all: whoever is woken and leaves work behind
 //! wakes the next.
 
-use arc_swap::ArcSwap;
+use super::sync::{ArcSwap, AtomicUsize, Notify, Ordering, fence};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
-use tokio::sync::Notify;
 
 /// Waiting requests of one queue.
 #[derive(Default)]

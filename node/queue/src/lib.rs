@@ -33,6 +33,7 @@ pub mod meta;
 pub mod ready;
 pub mod share;
 pub mod slots;
+mod sync;
 pub mod task;
 pub mod unwritten;
 

@@ -15,16 +15,14 @@
 //! - only [`ReadyIndex::tidy`] takes classes and levels out, and only the writer calls it: one that the writer finds
 //!   empty stays empty, since nobody else fills it;
 //! - counters are raised before the entry is filed and lowered after it was taken, so they may say too much for a
-//!   moment, never too little: whoever is woken by a push finds it.
+//!   moment, never too little: whoever is woken by a push finds it, or, if one that goes by age took it, leaves with
+//!   nothing beside another that is counted.
 
-use crate::class::{ClassId, ClassKey};
-use arc_swap::ArcSwap;
-use crossbeam::queue::SegQueue;
-use crossbeam_skiplist::SkipMap;
+use super::class::{ClassId, ClassKey};
+use super::sync::{ArcSwap, AtomicBool, AtomicI64, AtomicU64, Ordering, SegQueue, SkipMap};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 /// Jobs of one class taken in a row before the next class of equal priority has its turn.
 const TURN_JOBS: usize = 8;
@@ -325,5 +323,7 @@ fn pop_by_age(lanes: &[Arc<Lane>], wanted: &Wanted<'_>, out: &mut Vec<Popped>, b
     }
 }
 
+// The path is named because the models include this file from another folder.
 #[cfg(test)]
+#[path = "ready/tests.rs"]
 mod tests;

@@ -2,7 +2,8 @@
 
 pub mod admin;
 pub mod check;
-mod frames;
+#[doc(hidden)]
+pub mod frames;
 pub mod jobs;
 pub mod selector;
 mod submissions;

@@ -25,13 +25,13 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Version of what follows the greeting. Only equal versions talk to each other.
-pub(super) const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 1;
 
 const HEAD_BYTES: usize = 8;
 /// Bytes of a message's head within a frame of messages.
-pub(super) const MESSAGE_HEAD_BYTES: usize = 6;
+pub const MESSAGE_HEAD_BYTES: usize = 6;
 /// Bytes of a body that fit in a frame beside the head of any kind.
-pub(super) const BODY_BYTES_MAX: usize = PEER_FRAME_BYTES_MAX - 16;
+pub const BODY_BYTES_MAX: usize = PEER_FRAME_BYTES_MAX - 16;
 
 const HELLO: u8 = 1;
 const ACK: u8 = 2;
@@ -45,7 +45,7 @@ const PONG: u8 = 9;
 
 /// Who speaks, and to whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Greeting {
+pub struct Greeting {
     pub protocol: u16,
     pub cluster: String,
     pub node: u32,
@@ -55,7 +55,7 @@ pub(super) struct Greeting {
 
 /// What one frame says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Frame {
+pub enum Frame {
     Hello(Greeting),
     Ack(Greeting),
     Refused(String),
@@ -69,7 +69,7 @@ pub(super) enum Frame {
 
 /// Why there is no next frame.
 #[derive(Debug)]
-pub(super) enum ReadError {
+pub enum ReadError {
     /// The other side closed the connection, or it broke.
     Closed,
     /// Bytes that no node sends.
@@ -84,7 +84,7 @@ impl From<io::Error> for ReadError {
 
 impl Frame {
     /// Appends the frame. Bodies must not exceed [`BODY_BYTES_MAX`], batches not a frame.
-    pub(super) fn encode(&self, out: &mut BytesMut) {
+    pub fn encode(&self, out: &mut BytesMut) {
         match self {
             Frame::Hello(greeting) => frame(out, HELLO, |out| greeting.encode(out)),
             Frame::Ack(greeting) => frame(out, ACK, |out| greeting.encode(out)),
@@ -200,7 +200,7 @@ fn decode_messages(mut bytes: Bytes) -> Result<Vec<(u16, Bytes)>, &'static str> 
 }
 
 /// Cuts what arrives into frames.
-pub(super) struct FrameReader<R> {
+pub struct FrameReader<R> {
     reader: R,
     buffer: BytesMut,
     bytes_max: usize,
@@ -208,17 +208,17 @@ pub(super) struct FrameReader<R> {
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Takes greetings only, which are small.
-    pub(super) fn new(reader: R) -> Self {
+    pub fn new(reader: R) -> Self {
         FrameReader { reader, buffer: BytesMut::new(), bytes_max: PEER_GREETING_BYTES_MAX }
     }
 
     /// Takes frames of any size from now on: the other side is known.
-    pub(super) fn trust(&mut self) {
+    pub fn trust(&mut self) {
         self.bytes_max = PEER_FRAME_BYTES_MAX;
     }
 
     /// The next frame. May be dropped and called again without loss.
-    pub(super) async fn next(&mut self) -> Result<Frame, ReadError> {
+    pub async fn next(&mut self) -> Result<Frame, ReadError> {
         self.fill(HEAD_BYTES).await?;
         let length = self.head(0) as usize;
         // Before anything is allocated for it.

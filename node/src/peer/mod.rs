@@ -5,7 +5,8 @@
 //! Raft repeats what matters, and a call has a time-out. The lines are not encrypted: they belong in a private network.
 
 mod counts;
-mod frame;
+#[doc(hidden)]
+pub mod frame;
 mod link;
 mod listener;
 mod shared;

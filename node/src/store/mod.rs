@@ -20,7 +20,8 @@ pub mod keys;
 pub mod log;
 pub mod rocks;
 pub mod state;
-mod value;
+#[doc(hidden)]
+pub mod value;
 
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ use bytes::{BufMut, Bytes};
 use raft::eraftpb::{ConfState, Entry, EntryType};
 
 /// The version written. Others are refused.
-pub(super) const VERSION: u8 = 1;
+pub const VERSION: u8 = 1;
 
 const ENTRY_HEAD_BYTES: usize = 16;
 const ENTRY_KEY_BYTES: usize = 11;
@@ -23,10 +23,10 @@ const ENTRY_KEY_KIND: u8 = 2;
 const HEAD_BYTES: usize = 5;
 
 /// What is wrong with stored bytes.
-pub(super) type Decoded<T> = Result<T, &'static str>;
+pub type Decoded<T> = Result<T, &'static str>;
 
 /// The name of an entry: what its checksum covers beside its value.
-pub(super) fn entry_key(shard: u16, index: u64) -> [u8; ENTRY_KEY_BYTES] {
+pub fn entry_key(shard: u16, index: u64) -> [u8; ENTRY_KEY_BYTES] {
     let mut key = [ENTRY_KEY_KIND; ENTRY_KEY_BYTES];
     key[..2].copy_from_slice(&shard.to_be_bytes());
     key[3..].copy_from_slice(&index.to_be_bytes());
@@ -34,7 +34,7 @@ pub(super) fn entry_key(shard: u16, index: u64) -> [u8; ENTRY_KEY_BYTES] {
 }
 
 /// `Err` says why an entry cannot be stored.
-pub(super) fn check_entry(entry: &Entry) -> Result<(), &'static str> {
+pub fn check_entry(entry: &Entry) -> Result<(), &'static str> {
     let kind = entry.get_entry_type();
     if kind == EntryType::EntryNormal && !entry.context.is_empty() {
         return Err("a normal entry has a context");
@@ -46,7 +46,7 @@ pub(super) fn check_entry(entry: &Entry) -> Result<(), &'static str> {
 }
 
 /// Replaces `out` by the value of an entry. `Err` says why it cannot be stored.
-pub(super) fn encode_entry(key: &[u8], entry: &Entry, out: &mut Vec<u8>) -> Result<(), &'static str> {
+pub fn encode_entry(key: &[u8], entry: &Entry, out: &mut Vec<u8>) -> Result<(), &'static str> {
     check_entry(entry)?;
     out.clear();
     out.reserve(ENTRY_HEAD_BYTES + entry.context.len() + entry.data.len());
@@ -63,17 +63,17 @@ pub(super) fn encode_entry(key: &[u8], entry: &Entry, out: &mut Vec<u8>) -> Resu
 }
 
 /// The term in the value of an entry, which was checked as part of a larger one; 0 if it is too short for one.
-pub(super) fn entry_term(value: &[u8]) -> u64 {
+pub fn entry_term(value: &[u8]) -> u64 {
     value.get(2..10).map_or(0, be_u64)
 }
 
 /// Whether the value of an entry is as it was written.
-pub(super) fn is_whole(key: &[u8], value: &[u8]) -> bool {
+pub fn is_whole(key: &[u8], value: &[u8]) -> bool {
     value.len() >= ENTRY_HEAD_BYTES && entry_crc(key, value) == be_u32(&value[10..14])
 }
 
 /// Reads the entry at `index`.
-pub(super) fn decode_entry(key: &[u8], index: u64, bytes: Bytes) -> Decoded<Entry> {
+pub fn decode_entry(key: &[u8], index: u64, bytes: Bytes) -> Decoded<Entry> {
     if bytes.first().is_some_and(|version| *version != VERSION) {
         return Err("unknown version");
     }
@@ -109,7 +109,7 @@ fn entry_crc(key: &[u8], value: &[u8]) -> u32 {
 }
 
 /// The value of an index and its term.
-pub(super) fn encode_position(key: &[u8], index: u64, term: u64) -> Vec<u8> {
+pub fn encode_position(key: &[u8], index: u64, term: u64) -> Vec<u8> {
     let mut out = start(2 * 8);
     out.put_u64(index);
     out.put_u64(term);
@@ -117,13 +117,13 @@ pub(super) fn encode_position(key: &[u8], index: u64, term: u64) -> Vec<u8> {
 }
 
 /// Reads an index and its term.
-pub(super) fn decode_position(key: &[u8], bytes: &[u8]) -> Decoded<(u64, u64)> {
+pub fn decode_position(key: &[u8], bytes: &[u8]) -> Decoded<(u64, u64)> {
     let body: &[u8; 16] = open(key, bytes)?.try_into().map_err(|_| "wrong length")?;
     Ok((be_u64(&body[..8]), be_u64(&body[8..])))
 }
 
 /// The value of a configuration; `Err` if it has too many members.
-pub(super) fn encode_conf_state(key: &[u8], conf_state: &ConfState) -> Result<Vec<u8>, &'static str> {
+pub fn encode_conf_state(key: &[u8], conf_state: &ConfState) -> Result<Vec<u8>, &'static str> {
     let lists = [&conf_state.voters, &conf_state.learners, &conf_state.voters_outgoing, &conf_state.learners_next];
     let mut out = start(64);
     out.put_u8(u8::from(conf_state.auto_leave));
@@ -138,7 +138,7 @@ pub(super) fn encode_conf_state(key: &[u8], conf_state: &ConfState) -> Result<Ve
 }
 
 /// Reads a configuration.
-pub(super) fn decode_conf_state(key: &[u8], bytes: &[u8]) -> Decoded<ConfState> {
+pub fn decode_conf_state(key: &[u8], bytes: &[u8]) -> Decoded<ConfState> {
     let mut rest = open(key, bytes)?;
     let auto_leave = match take(&mut rest, 1)? {
         [0] => false,

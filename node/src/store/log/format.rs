@@ -30,9 +30,15 @@ const HEAD_COPY_AT: usize = 4_096;
 /// Bytes of a batch's head, and what batches are aligned to.
 pub const BATCH_HEAD_BYTES: usize = 16;
 
+/// The format written. Others are refused.
+pub const FORMAT: u8 = 1;
+
+/// The last byte is the format.
 const MAGIC: [u8; 8] = *b"mosolog\x01";
 const MARKER: u32 = 0x9d0c_a7e5;
 const HEAD_USED: usize = 28;
+
+const _: () = assert!(MAGIC[7] == FORMAT);
 
 /// Who a segment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +69,14 @@ impl Head {
             let head = file.get(at..at + HEAD_USED)?;
             let good = head[..8] == MAGIC && crc32c::crc32c(&head[..24]) == be_u32(&head[24..]);
             good.then(|| Head { number: be_u64(&head[8..16]), salt: be_u64(&head[16..24]) })
+        })
+    }
+
+    /// The format of a file without a head that this version reads, if a newer version began it.
+    pub fn newer_format(file: &[u8]) -> Option<u8> {
+        [0, HEAD_COPY_AT].into_iter().find_map(|at| {
+            let (name, format) = file.get(at..at + MAGIC.len())?.split_at(MAGIC.len() - 1);
+            (name == &MAGIC[..MAGIC.len() - 1] && format[0] > FORMAT).then_some(format[0])
         })
     }
 

@@ -5,7 +5,8 @@
 //! index.rs     where each entry is, in memory           recover.rs  what the files hold after a start
 //! ```
 
-mod format;
+#[doc(hidden)]
+pub mod format;
 mod index;
 mod recover;
 mod segments;

@@ -1,7 +1,7 @@
 //! What is in the files of a log that was not open.
 
 use super::INDEX_MAX;
-use super::format::{BATCH_HEAD_BYTES, HEAD_BYTES, Head, Item};
+use super::format::{BATCH_HEAD_BYTES, FORMAT, HEAD_BYTES, Head, Item};
 use super::index::{Index, Place, Segment};
 use crate::error::{Error, Result};
 use crate::store::value;
@@ -93,7 +93,7 @@ fn heads(dir: &Path, recovered: &mut Recovered) -> Result<BTreeMap<u64, Found>> 
                 found.insert(head.number, Found { slot, file, head });
             }
             None if Head::is_blank(&bytes) => recovered.spare.push((slot, file)),
-            None => return Err(damaged(dir, slot, 0)),
+            None => return Err(no_head(dir, slot, &bytes)),
         }
     }
     Ok(found)
@@ -158,6 +158,17 @@ fn end_of(head: &Head, bytes: &[u8]) -> (u64, u64) {
 fn batch_behind(head: &Head, bytes: &[u8], end: u64) -> Option<u64> {
     let mut places = (end..bytes.len() as u64).step_by(BATCH_HEAD_BYTES).skip(1);
     places.find(|&at| head.batch(bytes, at).is_some())
+}
+
+/// Why a file that was begun has no head.
+fn no_head(dir: &Path, slot: u32, bytes: &[u8]) -> Error {
+    match Head::newer_format(bytes) {
+        Some(found) => {
+            let what = format!("the Raft log in {}", dir.display());
+            Error::NewerFormat { what, found: found.into(), known: FORMAT.into() }
+        }
+        None => damaged(dir, slot, 0),
+    }
 }
 
 fn damaged(dir: &Path, slot: u32, at: u64) -> Error {

@@ -1,0 +1,164 @@
+//! What other nodes send: frames, the bodies of calls, hints.
+
+use super::reached::{reached, result};
+use super::seeds_of;
+use crate::samples::peers::{encoded, frames_of};
+use crate::samples::{self, Sample};
+use bytes::Bytes;
+use moso_node::directory::{Counters, Directory, ShardSlot};
+use moso_node::hints::{self, HintFrame, NodeHints};
+use moso_node::peer::frame::{Frame, ReadError};
+use moso_node::sessions::Sessions;
+use moso_queue::Command;
+use moso_queue::meta::MetaCommand;
+use std::collections::BTreeMap;
+
+/// Kinds of bodies, by the first byte of an input.
+const BODIES: [&str; 11] = [
+    "lease",
+    "heartbeat",
+    "heartbeat_answer",
+    "fault",
+    "page",
+    "targets",
+    "object",
+    "reply",
+    "query",
+    "meta_query",
+    "hint",
+];
+/// Shards of the directory that hints come to.
+const SHARDS: u16 = 4;
+
+fn check_frame(frame: &Frame) {
+    let bytes = encoded(frame);
+    let (again, end) = frames_of(&bytes, true);
+    assert!(matches!(end, ReadError::Closed), "an encoded frame is not read: {end:?}");
+    assert_eq!(again, std::slice::from_ref(frame), "a frame comes back as another one");
+    reached(bytes[8]);
+}
+
+fn check_frames(bytes: &[u8], trusted: bool) {
+    let (frames, end) = frames_of(bytes, trusted);
+    frames.iter().for_each(check_frame);
+    match end {
+        ReadError::Closed => reached("closed"),
+        ReadError::Malformed(why) => reached(why),
+    }
+}
+
+/// Bytes as they come from the socket of who has not said who he is.
+pub(super) fn stranger(data: &[u8]) {
+    check_frames(data, false);
+}
+
+/// Bytes as they come from the socket of a known node.
+pub(super) fn stream(data: &[u8]) {
+    check_frames(data, true);
+}
+
+pub(super) fn stream_seeds() -> Vec<Vec<u8>> {
+    let mut seeds = seeds_of(&["peer"]);
+    seeds.push(seeds.concat());
+    seeds
+}
+
+/// One frame with a right length and a right checksum.
+pub(super) fn frame(data: &[u8]) {
+    let head = [(data.len() as u32).to_le_bytes(), crc32c::crc32c(data).to_le_bytes()].concat();
+    check_frames(&[&head, data].concat(), true);
+}
+
+pub(super) fn frame_seeds() -> Vec<Vec<u8>> {
+    seeds_of(&["peer"]).into_iter().map(|frame| frame[8..].to_vec()).collect()
+}
+
+/// The body of a call, an answer or a hint: the first byte says of which kind.
+pub(super) fn call(data: &[u8]) {
+    let Some((&kind, body)) = data.split_first() else { return };
+    match BODIES.get(usize::from(kind)) {
+        Some(what) => {
+            let name = format!("call/{what}");
+            let Some(value) = result(samples::read(&name, body)) else { return };
+            // More than one encoding of a value may be read, but what is written is read as the same.
+            let bytes = value.bytes.expect("calls are encoded in whole");
+            let again = samples::read(&name, &bytes).expect("what was written is read");
+            assert_eq!(again.text, value.text, "{what} comes back as another one");
+            assert_eq!(again.bytes, Some(bytes), "{what} is written in two ways");
+        }
+        // As the handler does before it proposes what another node sent.
+        None if kind == 11 => drop(result(Command::decode(Bytes::copy_from_slice(body)))),
+        None => drop(result(MetaCommand::decode(body))),
+    }
+}
+
+pub(super) fn call_seeds() -> Vec<Vec<u8>> {
+    let tagged = |sample: Sample| {
+        let name = sample.name.trim_start_matches("call/");
+        let what = name.split_once('-').map_or(name, |(what, _)| what);
+        let kind = BODIES.iter().position(|body| *body == what).expect("all bodies are listed");
+        [&[kind as u8], sample.bytes.as_slice()].concat()
+    };
+    samples::all().into_iter().filter(|sample| sample.kind() == "call").map(tagged).collect()
+}
+
+fn directory() -> Directory {
+    let slot = |shard| ShardSlot {
+        shard,
+        replicas: vec![1, 2, 3],
+        leader: Default::default(),
+        index: Default::default(),
+        inbox: None,
+        returned: Default::default(),
+        store: None,
+        usage: Default::default(),
+        status: Default::default(),
+        matched: Default::default(),
+    };
+    let hints = |node| (node, arc_swap::ArcSwap::from_pointee(NodeHints::default()));
+    Directory {
+        node: 1,
+        cluster: "sample".to_owned(),
+        shards: (1..=SHARDS).map(slot).collect(),
+        meta_leader: Default::default(),
+        meta_inbox: None,
+        meta: Default::default(),
+        meta_changed: Default::default(),
+        order: Default::default(),
+        usage: Default::default(),
+        hints: BTreeMap::from([hints(2), hints(3)]),
+        waiting: Default::default(),
+        disk_low: Default::default(),
+        draining: Default::default(),
+        hint_now: Default::default(),
+        counters: Counters::default(),
+    }
+}
+
+/// A hint frame, and what a node does with it.
+pub(super) fn hints(data: &[u8]) {
+    let directory = directory();
+    match HintFrame::decode(data) {
+        Some(HintFrame::Hints(told)) => {
+            reached("hints");
+            reached(told.shards.len().min(8));
+            let draining = told.draining;
+            hints::receive(&directory, 2, (*told).clone());
+            hints::receive(&directory, 9, *told);
+            assert_eq!(directory.is_draining(2), draining);
+            assert!(!directory.is_draining(9), "a node that is no member is not listened to");
+            assert!(directory.shards.iter().all(|slot| [0, 2].contains(&slot.leader())), "only members lead");
+        }
+        Some(HintFrame::Words(words)) => {
+            reached("words");
+            let sessions = Sessions::default();
+            words.iter().for_each(|word| assert!(!sessions.tell(word), "there is no session"));
+        }
+        None => reached("neither"),
+    }
+}
+
+pub(super) fn hint_seeds() -> Vec<Vec<u8>> {
+    let hint = |sample: &Sample| sample.name.starts_with("call/hint-");
+    samples::all().into_iter().filter(hint).map(|sample| sample.bytes).collect()
+}
