@@ -1,6 +1,7 @@
 //! What is written down: a node's configuration file, and the cluster's own record in its folder.
 
 use super::LocalError;
+use super::surroundings::Surroundings;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -69,19 +70,23 @@ impl Record {
             .map_err(|error| LocalError::Options(format!("{} is damaged: {error}", path.display())))
     }
 
-    /// Writes the record and each node's configuration.
-    pub fn write(&self, folder: &Path) -> Result<(), LocalError> {
+    /// Writes the record and each node's configuration, which names the others as the surroundings show them.
+    pub fn write(&self, folder: &Path, surroundings: &dyn Surroundings) -> Result<(), LocalError> {
         for member in &self.members {
             let data = node_folder(folder, member.node);
             std::fs::create_dir_all(&data).map_err(LocalError::io(data.display().to_string()))?;
-            write(&config_path(folder, member.node), &self.node_config(member, &data))?;
+            write(&config_path(folder, member.node), &self.node_config(member, &data, surroundings))?;
         }
         // Last, so that a folder with a record is complete.
         let text = toml::to_string(self).expect("strings, numbers and tables are TOML");
         write(&Self::path(folder), &text)
     }
 
-    fn node_config(&self, member: &Member, data: &Path) -> String {
+    fn node_config(&self, member: &Member, data: &Path, surroundings: &dyn Surroundings) -> String {
+        let mut members = self.members.clone();
+        for other in members.iter_mut().filter(|other| other.node != member.node) {
+            other.peer = surroundings.peer_address(member.node, other.node, &other.peer);
+        }
         toml::to_string(&NodeConfig {
             cluster: &self.cluster,
             node: member.node,
@@ -91,7 +96,7 @@ impl Record {
             http: &member.http,
             shards: self.shards,
             replicas: self.replicas,
-            members: &self.members,
+            members: &members,
         })
         .expect("strings, numbers and tables are TOML")
     }
@@ -123,12 +128,35 @@ fn free_ports(count: usize) -> std::io::Result<Vec<SocketAddr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local::surroundings::Plain;
     use std::collections::BTreeSet;
+
+    /// Names every line between two nodes.
+    #[derive(Debug)]
+    struct Lines;
+
+    impl Surroundings for Lines {
+        fn peer_address(&self, from: u32, to: u32, real: &str) -> String {
+            format!("{from}-{to}-{real}")
+        }
+    }
+
+    #[test]
+    fn a_node_is_told_the_others_as_its_surroundings_show_them() {
+        let record = Record::new("here", 3, 6, 3).unwrap();
+        let text = record.node_config(&record.members[1], Path::new("/data/node-2"), &Lines);
+        let config: toml::Table = text.parse().unwrap();
+        let real = |node: usize| record.members[node - 1].peer.clone();
+        assert_eq!(config["peer"].as_str(), Some(&*real(2)), "its own address stays");
+        let members = config["members"].as_array().unwrap();
+        let peers: Vec<_> = members.iter().map(|member| member["peer"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(peers, [format!("2-1-{}", real(1)), real(2), format!("2-3-{}", real(3))]);
+    }
 
     #[test]
     fn a_node_is_told_itself_and_all_members() {
         let record = Record::new("here", 3, 6, 3).unwrap();
-        let text = record.node_config(&record.members[1], Path::new("/data/node-2"));
+        let text = record.node_config(&record.members[1], Path::new("/data/node-2"), &Plain);
         let config: toml::Table = text.parse().unwrap();
         assert_eq!(config["cluster"].as_str(), Some("here"));
         assert_eq!(config["node"].as_integer(), Some(2));
@@ -154,7 +182,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Record::read(folder.path()).unwrap(), None);
         let record = Record::new("here", 2, 4, 1).unwrap();
-        record.write(folder.path()).unwrap();
+        record.write(folder.path(), &Plain).unwrap();
         assert_eq!(Record::read(folder.path()).unwrap(), Some(record));
         assert!(config_path(folder.path(), 2).exists());
         std::fs::write(Record::path(folder.path()), "cluster = 7").unwrap();
