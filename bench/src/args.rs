@@ -273,6 +273,9 @@ pub struct Chaos {
     /// Write the history, a line of JSON for each event
     #[arg(long, value_name = "FILE")]
     pub history: Option<PathBuf>,
+    /// Only check a history that was written before
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["history", "kinds", "faults"])]
+    pub check: Option<PathBuf>,
     /// Mean calm time before each fault
     #[arg(long, default_value = "6s", value_parser = duration)]
     pub calm: Duration,

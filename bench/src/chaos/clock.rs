@@ -2,13 +2,19 @@
 //! Monotonic time is left alone.
 
 use anyhow::{Context, Result};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-/// Set clocks.
+/// Where the library keeps memory that the threads of a process share; a process that is killed leaves it behind.
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// Set clocks. Dropping it removes what killed nodes left in shared memory.
 #[derive(Debug)]
 pub(super) struct Clocks {
     library: PathBuf,
     folder: PathBuf,
+    pids: Mutex<BTreeSet<u32>>,
 }
 
 impl Clocks {
@@ -17,7 +23,7 @@ impl Clocks {
     /// # Errors
     /// When a file cannot be written.
     pub fn new(library: PathBuf, folder: &Path, nodes: u32) -> Result<Clocks> {
-        let clocks = Clocks { library, folder: folder.to_owned() };
+        let clocks = Clocks { library, folder: folder.to_owned(), pids: Mutex::default() };
         (1..=nodes).try_for_each(|node| clocks.set(node, 0))?;
         Ok(clocks)
     }
@@ -42,15 +48,29 @@ impl Clocks {
             ("FAKETIME_TIMESTAMP_FILE", text(&self.file(node))),
             ("FAKETIME_CACHE_DURATION", "1".to_owned()),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-            // Shared memory would outlive a killed node.
-            ("FAKETIME_DISABLE_SHM", "1".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .to_vec()
     }
 
+    /// A node runs as this process.
+    pub fn saw(&self, pid: u32) {
+        self.pids.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+    }
+
     fn file(&self, node: u32) -> PathBuf {
         self.folder.join(format!("clock-{node}"))
+    }
+}
+
+impl Drop for Clocks {
+    fn drop(&mut self) {
+        for pid in std::mem::take(&mut *self.pids.lock().unwrap_or_else(PoisonError::into_inner)) {
+            // Most are not there: a node that ends well removes its own.
+            for name in [format!("faketime_shm_{pid}"), format!("sem.faketime_sem_{pid}")] {
+                let _ = std::fs::remove_file(Path::new(SHARED_MEMORY).join(name));
+            }
+        }
     }
 }
 

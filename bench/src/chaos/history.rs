@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -128,6 +128,20 @@ pub struct Event {
     pub what: What,
 }
 
+/// Reads a history that was written before.
+///
+/// # Errors
+/// When the file cannot be read, with the line that is no event.
+pub fn read(path: &Path) -> Result<Vec<Event>> {
+    let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let mut events = Vec::new();
+    for (number, line) in BufReader::new(file).lines().enumerate() {
+        let at = || format!("{}, line {}", path.display(), number + 1);
+        events.push(serde_json::from_str(&line.with_context(at)?).with_context(at)?);
+    }
+    Ok(events)
+}
+
 /// The recorder. Times rise from event to event, over all threads.
 pub struct History {
     started: Instant,
@@ -223,9 +237,10 @@ mod tests {
         history.add(What::ResultInvoke { session: 1, job: 2, attempt: 3, outcome: Outcome::Finished });
         let events = history.finish().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        let read: Vec<Event> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(read, events);
+        assert_eq!(read(&path).unwrap(), events);
         assert!(events.is_sorted_by_key(|event| event.ns));
+        std::fs::write(&path, text.clone() + "nonsense\n").unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("line 4"));
         assert!(text.contains("\"op\":\"submit_invoke\"") && text.contains("\"submission\":\"0707"), "{text}");
     }
 

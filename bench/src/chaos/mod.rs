@@ -38,6 +38,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use report::{Calm, Report};
 use site::{Site, SiteOptions};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -63,6 +64,9 @@ const WARM_UP: Duration = Duration::from_secs(2);
 /// When the run could not be made, or was interrupted (Ctrl-C, SIGTERM). All processes it started have ended then.
 pub async fn command(common: &Common, asked: &Chaos) -> Result<bool> {
     ensure!(common.connect.is_empty(), "chaos starts its own cluster; --connect does not go with it");
+    if let Some(path) = &asked.check {
+        return check_again(common, path);
+    }
     let mut terminate = signal(SignalKind::terminate()).context("signal")?;
     // What is dropped here ends its processes.
     let report = tokio::select! {
@@ -73,9 +77,22 @@ pub async fn command(common: &Common, asked: &Chaos) -> Result<bool> {
         }
         _ = terminate.recv() => anyhow::bail!("told to end"),
     };
+    publish(common, &report)
+}
+
+/// Judges a history that was written before: what only its run could see is not known.
+fn check_again(common: &Common, path: &Path) -> Result<bool> {
+    let events = history::read(path)?;
+    let mut report = Report { command: "chaos".to_owned(), ..Report::default() };
+    report.take_history(&events);
+    report.judge(checker::check(&events));
+    publish(common, &report)
+}
+
+fn publish(common: &Common, report: &Report) -> Result<bool> {
     print!("{}", report.text());
     if let Some(path) = &common.json {
-        let json = serde_json::to_string_pretty(&report)?;
+        let json = serde_json::to_string_pretty(report)?;
         std::fs::write(path, json + "\n").with_context(|| format!("{} cannot be written", path.display()))?;
     }
     Ok(report.ok)

@@ -251,6 +251,9 @@ impl Site {
 
     /// Notes a node that ended by itself.
     fn bury(&mut self, node: u32) -> Result<()> {
+        if let (Some(clocks), Some(pid)) = (&self.around.clocks, self.cluster.pid(node)) {
+            clocks.saw(pid);
+        }
         if let Some(status) = self.cluster.take_ended(node)? {
             let tail = self.cluster.log_tail(node);
             let title = self.title.clone();

@@ -85,6 +85,7 @@ impl JobBook {
         self.check_identity(job, owner, verdict);
         self.check_attempts(job, verdict);
         self.check_kept(job, verdict);
+        self.check_full_term(job, verdict);
         self.check_results(job, verdict);
         self.check_end(job, verdict);
     }
@@ -154,6 +155,31 @@ impl JobBook {
                         lease.given.ttl_ms
                     );
                     verdict.broke(Rule::LeaseBroken, lease.answered_ns, text);
+                }
+            }
+        }
+    }
+
+    /// A lease lasts for its time. It began when it was asked for at the earliest.
+    fn check_full_term(&self, job: u64, verdict: &mut Verdict) {
+        for holder in &self.leases {
+            let ends_ns = holder.asked_ns + (f64::from(holder.given.ttl_ms) * 1e6 * KEPT_PART) as u64;
+            let later = self.leases.iter().filter(|lease| lease.given.attempt > holder.given.attempt);
+            for lease in later.filter(|lease| (holder.asked_ns..ends_ns).contains(&lease.answered_ns)) {
+                // Also a result of an earlier attempt: a worker may leave the lease aside that comes while it is decided.
+                let mut reports = self.reports.iter().filter(|report| report.session == holder.session);
+                if !reports.any(|report| report.sent_ns < lease.answered_ns) {
+                    let text = format!(
+                        "attempt {} of job {job}, asked for by session {:x} at {:.3} s, was a lease of {} ms, yet attempt {} was given to session {:x}, answered at {:.3} s",
+                        holder.given.attempt,
+                        holder.session,
+                        holder.asked_ns as f64 / 1e9,
+                        holder.given.ttl_ms,
+                        lease.given.attempt,
+                        lease.session,
+                        lease.answered_ns as f64 / 1e9
+                    );
+                    verdict.broke(Rule::LeaseCutShort, lease.answered_ns, text);
                 }
             }
         }

@@ -45,6 +45,8 @@ pub enum Rule {
     LeasedAfterEnd,
     /// A job was given to another session while its holder's heartbeats were acknowledged.
     LeaseBroken,
+    /// A job was given to another session before the lease time of its holder was over, who had not given it back.
+    LeaseCutShort,
     /// A lease names another submission, task or position than the job has.
     WrongJob,
 }

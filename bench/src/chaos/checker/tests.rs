@@ -34,6 +34,12 @@ impl Story {
         Story::default().then(invoke).then(submit_ok(TASK, false))
     }
 
+    /// A time in which nothing happens, longer than a lease.
+    fn silence(self) -> Self {
+        let seconds = self.events.last().map_or(0, |event| event.ns / SECOND) + 30;
+        self.at(seconds, What::WorkerDied { session: 0xdead })
+    }
+
     /// Asked for and answered within a second.
     fn lease(mut self, session: u64, attempt: u32) -> Self {
         self.requests += 1;
@@ -157,7 +163,7 @@ fn a_submission_makes_one_task() {
 
 #[test]
 fn a_job_has_one_success() {
-    let story = Story::submitted().lease(A, 1).lease(B, 2).finish(B, 2);
+    let story = Story::submitted().lease(A, 1).silence().lease(B, 2).finish(B, 2);
     let broken = story.accept(A, 1, Outcome::Finished).found(2, B).broken();
     assert!(broken.contains(&Rule::Doubled), "{broken:?}");
     let story = Story::submitted().lease(A, 1).finish(A, 1).found(1, A).then(found_job("finished", 1, A));
@@ -196,17 +202,17 @@ fn an_attempt_is_given_once() {
 
 #[test]
 fn attempts_rise_unless_their_answers_overtake() {
-    let fallen = Story::submitted().lease(A, 2).lease(B, 1).finish(A, 2).found(2, A);
+    let fallen = Story::submitted().lease(A, 2).silence().lease(B, 1).finish(A, 2).found(2, A);
     assert_eq!(fallen.broken(), [Rule::AttemptFell]);
     // The request for attempt 1 was sent before attempt 2 was answered, its answer came late.
-    let story = Story::submitted().then(What::LeaseInvoke { session: B, request: 9 }).lease(A, 2);
+    let story = Story::submitted().then(What::LeaseInvoke { session: B, request: 9 }).silence().lease(A, 2);
     assert_eq!(story.then(lease_ok(B, 9, 1)).finish(A, 2).found(2, A).broken(), []);
 }
 
 #[test]
 fn no_result_of_a_stale_attempt_is_accepted() {
     for outcome in [Outcome::Failed, Outcome::Released] {
-        let story = Story::submitted().lease(A, 1).lease(B, 2).send(A, 1, outcome).accept(A, 1, outcome);
+        let story = Story::submitted().lease(A, 1).silence().lease(B, 2).send(A, 1, outcome).accept(A, 1, outcome);
         assert_eq!(story.finish(B, 2).found(2, B).broken(), [Rule::StaleAccepted], "{outcome:?}");
         // In order: the attempt was over when the next was given.
         let story = Story::submitted().lease(A, 1).send(A, 1, outcome).accept(A, 1, outcome).lease(B, 2);
@@ -215,7 +221,7 @@ fn no_result_of_a_stale_attempt_is_accepted() {
         let story = Story::submitted().lease(A, 1).send(A, 1, outcome).lease(B, 2).accept(A, 1, outcome);
         assert_eq!(story.finish(B, 2).found(2, B).broken(), [], "{outcome:?}");
     }
-    let story = Story::submitted().lease(A, 1).lease(B, 2).finish(A, 1).found(1, A);
+    let story = Story::submitted().lease(A, 1).silence().lease(B, 2).finish(A, 1).found(1, A);
     assert_eq!(story.broken(), [Rule::StaleAccepted, Rule::StaleAccepted], "the result, and the record");
 }
 
@@ -245,6 +251,24 @@ fn a_lease_kept_by_heartbeats_is_not_given_away() {
     // Kept although it is another's already.
     let story = Story::submitted().lease(A, 1).at(60, What::WorkerDied { session: B }).lease(B, 2).beat(A, 5, 1);
     assert_eq!(story.finish(B, 2).found(2, B).broken(), [Rule::LeaseBroken]);
+}
+
+#[test]
+fn a_lease_lasts_for_its_time() {
+    // Asked for at 3 s.
+    let given = |story: Story, seconds| {
+        let story = story.at(seconds, What::LeaseInvoke { session: B, request: 9 }).then(lease_ok(B, 9, 2));
+        story.finish(B, 2).found(2, B).broken()
+    };
+    let leased = || Story::submitted().lease(A, 1);
+    assert_eq!(given(leased(), 10), [Rule::LeaseCutShort]);
+    assert_eq!(
+        given(leased().then(What::WorkerDied { session: A }), 10),
+        [Rule::LeaseCutShort],
+        "death gives nothing back"
+    );
+    assert_eq!(given(leased(), 16), []);
+    assert_eq!(given(leased().send(A, 1, Outcome::Released), 10), [], "given back");
 }
 
 #[test]
