@@ -1,4 +1,4 @@
-//! The end of a run: everything has healed, the queue drains, and what is there is read.
+//! The end of a run: everything has healed, the queue drains, the replicas catch up, and what is there is read.
 
 use super::history::{History, SubmissionId, What};
 use super::site::Site;
@@ -12,7 +12,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Rows of one page.
 const PAGE: u32 = 5_000;
 
-/// Waits until no job is live on any shard, for at most `bound`. Gives how long it took.
+/// Waits until no job is live on any shard and no replica is behind, for at most `bound`. Gives how long it took.
 ///
 /// # Errors
 /// What is left when the time is over.
@@ -37,6 +37,9 @@ async fn left(site: &Site) -> Result<u64, String> {
     let mut live = 0;
     for node in 1..=site.cluster.nodes() {
         let view = site.cluster.view(node).await.ok_or_else(|| format!("node {node} does not answer"))?;
+        if let Some(shard) = view.shards.iter().find(|shard| shard.lag > 0) {
+            return Err(format!("a replica of shard {} is {} entries behind", shard.shard, shard.lag));
+        }
         live = live.max(view.shards.iter().map(|shard| shard.live).sum());
     }
     Ok(live)

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 /// How long it is full, s.
 const FULL_S: (f64, f64) = (3.0, 30.0);
+/// A node that ends because of it has ended this long after there is room again.
+const END_AFTER: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(50);
 /// What the node gives back is taken after this.
 const FILL_EVERY: Duration = Duration::from_millis(250);
 
@@ -24,8 +27,13 @@ pub(super) async fn full(site: &mut Site, rng: &mut StdRng) -> Result<()> {
         ended |= site.cluster.take_ended(node)?.is_some();
         tokio::time::sleep(FILL_EVERY).await;
     }
-    ended |= site.cluster.take_ended(node)?.is_some();
     site.disk.as_ref().context("no small disk is mounted")?.empty().context("the ballast cannot be removed")?;
+    // A write that failed at last may still end it.
+    let end = tokio::time::Instant::now() + END_AFTER;
+    while !ended && tokio::time::Instant::now() < end {
+        tokio::time::sleep(LOOK).await;
+        ended |= site.cluster.take_ended(node)?.is_some();
+    }
     println!("           node {node} {}", if ended { "ended itself" } else { "ran on" });
     Ok(())
 }

@@ -18,8 +18,13 @@ pub(super) async fn stop(site: &mut Site, rng: &mut StdRng) -> Result<()> {
     };
     let halt = site.draw_hold(rng, HALT_S.0, HALT_S.1);
     site.begin(FaultKind::Stop, format!("node {node} for {:.1} s", halt.as_secs_f64()));
-    site.cluster.pause(node)?;
+    // One that ended by itself, before or meanwhile, is noted elsewhere.
+    if site.cluster.pid(node).is_some() {
+        site.cluster.pause(node)?;
+    }
     let passed = site.pass(halt).await;
-    site.cluster.resume(node)?;
+    if site.cluster.pid(node).is_some() {
+        site.cluster.resume(node)?;
+    }
     passed
 }
