@@ -94,3 +94,61 @@ impl Links {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    /// Waited for in full only by what does not come.
+    const WHILE: Duration = Duration::from_millis(300);
+
+    /// A node that counts what it hears, and answers.
+    async fn node() -> (String, Arc<AtomicU32>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let heard = Arc::new(AtomicU32::new(0));
+        let counter = heard.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let counter = counter.clone();
+                tokio::spawn(async move {
+                    while stream.read_u8().await.is_ok() {
+                        counter.fetch_add(1, SeqCst);
+                        let _ = stream.write_u8(0).await;
+                    }
+                });
+            }
+        });
+        (address, heard)
+    }
+
+    /// A word that may be waited for long, on a busy machine.
+    const LONG: Duration = Duration::from_secs(10);
+
+    /// Whether a word is answered in this time.
+    async fn answered(stream: &mut TcpStream, time: Duration) -> bool {
+        stream.write_u8(1).await.unwrap();
+        matches!(tokio::time::timeout(time, stream.read_u8()).await, Ok(Ok(_)))
+    }
+
+    #[tokio::test]
+    async fn what_a_node_says_is_cut_on_both_connections_and_nothing_else() {
+        let links = Links::open(2).await.unwrap();
+        let ((one, heard_by_one), (two, heard_by_two)) = (node().await, node().await);
+        let mut to_two = TcpStream::connect(links.lead(1, 2, &two)).await.unwrap();
+        let mut to_one = TcpStream::connect(links.lead(2, 1, &one)).await.unwrap();
+        assert!(answered(&mut to_two, LONG).await && answered(&mut to_one, LONG).await);
+        links.set(1, 2, Weather { cut: true, ..Weather::default() });
+        assert!(!answered(&mut to_two, WHILE).await, "what 1 says on its own connection");
+        assert!(!answered(&mut to_one, WHILE).await, "what 1 answers on that of 2");
+        assert_eq!((heard_by_one.load(SeqCst), heard_by_two.load(SeqCst)), (2, 1), "1 still hears 2");
+        links.mend();
+        assert!(matches!(tokio::time::timeout(LONG, to_two.read_u8()).await, Ok(Ok(_))));
+        assert!(matches!(tokio::time::timeout(LONG, to_one.read_u8()).await, Ok(Ok(_))));
+        assert_eq!(links.lead(3, 1, "x:1"), "x:1", "no line");
+    }
+}
