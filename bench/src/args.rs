@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::chaos::FaultKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -80,6 +81,8 @@ pub enum Command {
     Latency(Latency),
     /// Replay a trace of a real grid, or a workload like one
     Replay(Replay),
+    /// Real processes under load and under faults, and a checker of everything that was answered
+    Chaos(Chaos),
     /// Compute how a cluster of any size behaves; needs no cluster
     Scale(Box<Scale>),
     /// The same life cycle on another server, for comparison
@@ -254,6 +257,49 @@ pub struct Replay {
     /// Worker sessions; each serves some sites
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..))]
     pub workers: u32,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Chaos {
+    /// How long faults are made; the fault that is under way is brought to its end
+    #[arg(long, default_value_t = 10.0, value_parser = positive)]
+    pub minutes: f64,
+    /// Make so many faults, however long it takes
+    #[arg(long)]
+    pub faults: Option<u32>,
+    /// Kinds of faults; all that this machine has the tools for if not given
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND")]
+    pub kinds: Vec<FaultKind>,
+    /// Write the history, a line of JSON for each event
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
+    /// Only check a history that was written before
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["history", "kinds", "faults"])]
+    pub check: Option<PathBuf>,
+    /// Mean calm time before each fault
+    #[arg(long, default_value = "6s", value_parser = duration)]
+    pub calm: Duration,
+    /// Longest time that a fault lasts
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub hold_max: Duration,
+    /// Least operations answered a second over all calm times
+    #[arg(long, default_value_t = 50.0, value_parser = not_negative)]
+    pub min_rate: f64,
+    /// The cluster must be live so long after a fault, and every job must have ended so long after the last
+    #[arg(long, default_value = "120s", value_parser = duration)]
+    pub bound: Duration,
+    /// Submissions in flight
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub submitters: u32,
+    /// Worker sessions
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    pub workers: u32,
+    /// Jobs kept ready, so that dispatch has something to give
+    #[arg(long, default_value_t = 300)]
+    pub backlog: u64,
+    /// The longest job
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub job_max: Duration,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -3,6 +3,7 @@
 
 mod args;
 mod books;
+mod chaos;
 mod check;
 mod cluster;
 #[cfg(test)]
@@ -72,6 +73,9 @@ fn execute_on_cluster(cli: &Cli) -> Result<bool> {
     if let Command::Peer(asked) = &cli.command {
         return runtime.block_on(peer::command(&cli.common, asked));
     }
+    if let Command::Chaos(asked) = &cli.command {
+        return runtime.block_on(chaos::command(&cli.common, asked));
+    }
     runtime.block_on(async {
         let prepared = Prepared::new(cli)?;
         let target = Target::open(&cli.common).await?;
@@ -122,7 +126,7 @@ impl Prepared {
                 unreachable!("a replay is prepared with its workload")
             }
             (Command::Scale(_), _) => unreachable!("it needs no cluster"),
-            (Command::Peer(_), _) => unreachable!("it runs against no cluster"),
+            (Command::Peer(_) | Command::Chaos(_), _) => unreachable!("it runs by itself"),
         }
     }
 
@@ -154,6 +158,7 @@ impl Prepared {
             (Command::Replay(_), Prepared::Ready) => "replay".to_owned(),
             (Command::Scale(_), _) => "scale".to_owned(),
             (Command::Peer(a), _) => format!("peer: {}", a.load.describe()),
+            (Command::Chaos(_), _) => "chaos".to_owned(),
         }
     }
 }

@@ -143,21 +143,19 @@ impl Group {
     /// A copy of a leader's state that may take this one's place; `false`: there is no use for it.
     pub fn prepare(&mut self, machine: Machine, store: Arc<StateStore>, at: Position) -> bool {
         let useful = !self.retired && at.index > self.core.replica_ref().applied_index();
-        match useful {
-            true => {
-                self.core.prepare(machine, at);
-                self.standby.keep(store);
-            }
+        let taken = useful && self.core.prepare(machine, at);
+        match taken {
+            true => self.standby.keep(store),
             false => standby::remove(store),
         }
-        useful
+        taken
     }
 
     /// What is to be done about copies from time to time.
     pub fn tend_copies(&mut self, sender: &Arc<Sender>) {
         self.standby.send(self.shard, self.core.replica(), &self.store, sender);
-        if self.standby.expire() {
-            self.core.unprepare();
+        if self.standby.is_old() && self.core.unprepare() {
+            self.standby.drop_copy();
         }
     }
 

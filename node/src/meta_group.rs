@@ -78,15 +78,12 @@ impl MetaGroup {
 
     /// As [`crate::group::Group::prepare`].
     pub fn prepare(&mut self, machine: MetaMachine, store: Arc<StateStore>, at: Position) -> bool {
-        let useful = at.index > self.core.replica_ref().applied_index();
-        match useful {
-            true => {
-                self.core.prepare(machine, at);
-                self.standby.keep(store);
-            }
+        let taken = at.index > self.core.replica_ref().applied_index() && self.core.prepare(machine, at);
+        match taken {
+            true => self.standby.keep(store),
             false => standby::remove(store),
         }
-        useful
+        taken
     }
 
     /// As [`crate::group::Group::cut_to`].
@@ -97,8 +94,8 @@ impl MetaGroup {
     /// Copies, and the members: every node has a replica, and an odd number of them vote.
     pub fn tend(&mut self, sender: &Arc<Sender>, directory: &Directory) {
         self.standby.send(0, self.core.replica(), &self.store, sender);
-        if self.standby.expire() {
-            self.core.unprepare();
+        if self.standby.is_old() && self.core.unprepare() {
+            self.standby.drop_copy();
         }
         let meta = directory.meta.load();
         if meta.version() > 0 {

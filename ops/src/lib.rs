@@ -3,4 +3,4 @@
 
 pub mod local;
 
-pub use local::{LocalCluster, LocalError, LocalOptions};
+pub use local::{LocalCluster, LocalError, LocalOptions, Surroundings};

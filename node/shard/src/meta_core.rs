@@ -88,15 +88,25 @@ impl<T> MetaCore<T> {
     }
 
     /// As [`crate::core::Core::prepare`].
-    pub fn prepare(&mut self, machine: MetaMachine, at: Position) {
-        self.replica.expect_snapshot(Some(at));
-        self.prepared = Some((machine, at));
+    #[must_use]
+    pub fn prepare(&mut self, machine: MetaMachine, at: Position) -> bool {
+        let free = !self.replica.takes_snapshot();
+        if free {
+            self.replica.expect_snapshot(Some(at));
+            self.prepared = Some((machine, at));
+        }
+        free
     }
 
     /// As [`crate::core::Core::unprepare`].
-    pub fn unprepare(&mut self) {
-        self.replica.expect_snapshot(None);
-        self.prepared = None;
+    #[must_use]
+    pub fn unprepare(&mut self) -> bool {
+        let free = !self.replica.takes_snapshot();
+        if free {
+            self.replica.expect_snapshot(None);
+            self.prepared = None;
+        }
+        free
     }
 
     /// Takes the records changed since the last call, with the position and configuration for the same batch.

@@ -96,13 +96,14 @@ impl Standby {
         }
     }
 
-    /// Drops a copy that nobody asked for; returns whether there was one.
-    pub fn expire(&mut self) -> bool {
-        let old = self.prepared.as_ref().is_some_and(|(_, since)| since.elapsed() > KEPT);
-        if old && let Some((store, _)) = self.prepared.take() {
-            remove(store);
-        }
-        old
+    /// Whether there is a copy that nobody asked for in time.
+    pub fn is_old(&self) -> bool {
+        self.prepared.as_ref().is_some_and(|(_, since)| since.elapsed() > KEPT)
+    }
+
+    /// Drops the copy, which the core has given up.
+    pub fn drop_copy(&mut self) {
+        self.prepared.take().into_iter().for_each(|(store, _)| remove(store));
     }
 
     /// The copy takes the place of `store`, which is removed once that is on disk.

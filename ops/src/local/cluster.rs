@@ -2,11 +2,15 @@
 
 use super::LocalError;
 use super::config::{Record, config_path, log_path};
-use super::node::Process;
-use super::probe::is_ready;
+use super::node::{Process, tail};
+use super::probe::{is_ready, view};
+use super::surroundings::{Plain, Surroundings};
 use moso_proto::object::Node;
+use moso_proto::view::Cluster;
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -37,6 +41,8 @@ pub struct LocalOptions {
     pub binary: Option<PathBuf>,
     /// Environment variables for the nodes, in addition to ours.
     pub env: Vec<(String, String)>,
+    /// What stands between and around the nodes. Default: nothing.
+    pub surroundings: Arc<dyn Surroundings>,
     /// Longest time to wait for readiness. Default 60 s.
     pub ready_timeout: Duration,
 }
@@ -51,6 +57,7 @@ impl Default for LocalOptions {
             data: None,
             binary: None,
             env: Vec::new(),
+            surroundings: Arc::new(Plain),
             ready_timeout: Duration::from_secs(60),
         }
     }
@@ -119,7 +126,7 @@ impl LocalCluster {
             Some(record) => matching(record, &options, &folder)?,
             None => new_record(&options)?,
         };
-        record.write(&folder)?;
+        record.write(&folder, &*options.surroundings)?;
         let mut cluster = LocalCluster {
             processes: record.members.iter().map(|_| None).collect(),
             record,
@@ -150,7 +157,8 @@ impl LocalCluster {
         let index = self.index(node)?;
         let config = config_path(&self.folder, node);
         let log = log_path(&self.folder, node);
-        let process = Process::spawn(&self.binary, node, &config, log, &self.options.env)?;
+        let env = [self.options.env.clone(), self.options.surroundings.env(node)].concat();
+        let process = Process::spawn(&self.binary, node, &config, log, &env)?;
         self.processes[index] = Some(process);
         Ok(())
     }
@@ -193,7 +201,7 @@ impl LocalCluster {
     /// [`LocalError::Io`] when its files cannot be written or the process cannot be started.
     pub fn add_node(&mut self) -> Result<u32, LocalError> {
         let node = self.record.join()?;
-        self.record.write(&self.folder)?;
+        self.record.write(&self.folder, &*self.options.surroundings)?;
         self.processes.push(None);
         self.spawn(node)?;
         Ok(node)
@@ -212,6 +220,19 @@ impl LocalCluster {
     /// Number of nodes; they are numbered from 1.
     pub fn nodes(&self) -> u32 {
         self.record.members.len() as u32
+    }
+
+    /// The cluster as a node sees it (HTTP `/v1/cluster`); `None` when it does not answer within 2 s.
+    pub async fn view(&self, node: u32) -> Option<Cluster> {
+        view(&self.record.members[self.index(node).ok()?].http).await
+    }
+
+    /// Whether a node answers that it is ready, within 2 s.
+    pub async fn is_ready(&self, node: u32) -> bool {
+        match self.index(node) {
+            Ok(index) => is_ready(&self.record.members[index].http).await,
+            Err(_) => false,
+        }
     }
 
     /// API addresses (gRPC) of all nodes, by number.
@@ -246,6 +267,30 @@ impl LocalCluster {
     /// [`LocalError::Died`] with the end of its log.
     pub fn check(&mut self) -> Result<(), LocalError> {
         self.processes.iter_mut().flatten().try_for_each(Process::check)
+    }
+
+    /// How a node ended that nobody stopped or killed, if it has. It counts as stopped from then on.
+    ///
+    /// # Errors
+    /// [`LocalError::Io`] when the process cannot be looked at.
+    pub fn take_ended(&mut self, node: u32) -> Result<Option<ExitStatus>, LocalError> {
+        let index = self.index(node)?;
+        let Some(process) = &mut self.processes[index] else { return Ok(None) };
+        let status = process.status()?;
+        if status.is_some() {
+            self.processes[index] = None;
+        }
+        Ok(status)
+    }
+
+    /// The last lines of a node's log.
+    pub fn log_tail(&self, node: u32) -> String {
+        tail(&self.log(node))
+    }
+
+    /// Data folder of a node.
+    pub fn data(&self, node: u32) -> PathBuf {
+        super::config::node_folder(&self.folder, node)
     }
 
     /// Kills a node with SIGKILL and reaps it.

@@ -1,6 +1,7 @@
 //! What is written down: a node's configuration file, and the cluster's own record in its folder.
 
 use super::LocalError;
+use super::surroundings::Surroundings;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -20,12 +21,12 @@ pub(super) struct Member {
 
 /// A node in another node's configuration file.
 #[derive(Serialize)]
-struct NodeMember<'a> {
+struct NodeMember {
     node: u32,
-    api: &'a str,
-    peer: &'a str,
-    http: &'a str,
-    zone: &'a str,
+    api: String,
+    peer: String,
+    http: String,
+    zone: String,
 }
 
 /// A node's configuration file.
@@ -40,7 +41,7 @@ struct NodeConfig<'a> {
     shards: u16,
     replicas: u32,
     join: bool,
-    members: Vec<NodeMember<'a>>,
+    members: Vec<NodeMember>,
 }
 
 /// The cluster's record: what must stay the same when it is started again from its folder.
@@ -99,25 +100,31 @@ impl Record {
             .map_err(|error| LocalError::Options(format!("{} is damaged: {error}", path.display())))
     }
 
-    /// Writes the record and each node's configuration.
-    pub fn write(&self, folder: &Path) -> Result<(), LocalError> {
+    /// Writes the record and each node's configuration, which names the others as the surroundings show them.
+    pub fn write(&self, folder: &Path, surroundings: &dyn Surroundings) -> Result<(), LocalError> {
         for member in &self.members {
             let data = node_folder(folder, member.node);
             std::fs::create_dir_all(&data).map_err(LocalError::io(data.display().to_string()))?;
-            write(&config_path(folder, member.node), &self.node_config(member, &data))?;
+            write(&config_path(folder, member.node), &self.node_config(member, &data, surroundings))?;
         }
         // Last, so that a folder with a record is complete.
         let text = toml::to_string(self).expect("strings, numbers and tables are TOML");
         write(&Self::path(folder), &text)
     }
 
-    fn node_config(&self, member: &Member, data: &Path) -> String {
-        fn of(m: &Member) -> NodeMember<'_> {
-            let Member { node, api, peer, http, zone, .. } = m;
-            NodeMember { node: *node, api, peer, http, zone }
-        }
+    fn node_config(&self, member: &Member, data: &Path, surroundings: &dyn Surroundings) -> String {
         // A cluster is made of those that it was made of.
-        let members = self.members.iter().filter(|m| !m.joined || m.node == member.node).map(of).collect();
+        let known = self.members.iter().filter(|other| !other.joined || other.node == member.node);
+        let members = known
+            .map(|other| {
+                let peer = match other.node == member.node {
+                    true => other.peer.clone(),
+                    false => surroundings.peer_address(member.node, other.node, &other.peer),
+                };
+                let Member { node, api, http, zone, .. } = other.clone();
+                NodeMember { node, api, peer, http, zone }
+            })
+            .collect();
         toml::to_string(&NodeConfig {
             cluster: &self.cluster,
             node: member.node,
@@ -160,12 +167,35 @@ fn free_ports(count: usize) -> std::io::Result<Vec<SocketAddr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local::surroundings::Plain;
     use std::collections::BTreeSet;
+
+    /// Names every line between two nodes.
+    #[derive(Debug)]
+    struct Lines;
+
+    impl Surroundings for Lines {
+        fn peer_address(&self, from: u32, to: u32, real: &str) -> String {
+            format!("{from}-{to}-{real}")
+        }
+    }
+
+    #[test]
+    fn a_node_is_told_the_others_as_its_surroundings_show_them() {
+        let record = Record::new("here", 3, 6, 3).unwrap();
+        let text = record.node_config(&record.members[1], Path::new("/data/node-2"), &Lines);
+        let config: toml::Table = text.parse().unwrap();
+        let real = |node: usize| record.members[node - 1].peer.clone();
+        assert_eq!(config["peer"].as_str(), Some(&*real(2)), "its own address stays");
+        let members = config["members"].as_array().unwrap();
+        let peers: Vec<_> = members.iter().map(|member| member["peer"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(peers, [format!("2-1-{}", real(1)), real(2), format!("2-3-{}", real(3))]);
+    }
 
     #[test]
     fn a_node_is_told_itself_and_all_members() {
         let record = Record::new("here", 3, 6, 3).unwrap();
-        let text = record.node_config(&record.members[1], Path::new("/data/node-2"));
+        let text = record.node_config(&record.members[1], Path::new("/data/node-2"), &Plain);
         let config: toml::Table = text.parse().unwrap();
         assert_eq!(config["cluster"].as_str(), Some("here"));
         assert_eq!(config["node"].as_integer(), Some(2));
@@ -191,7 +221,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Record::read(folder.path()).unwrap(), None);
         let record = Record::new("here", 2, 4, 1).unwrap();
-        record.write(folder.path()).unwrap();
+        record.write(folder.path(), &Plain).unwrap();
         assert_eq!(Record::read(folder.path()).unwrap(), Some(record));
         assert!(config_path(folder.path(), 2).exists());
         std::fs::write(Record::path(folder.path()), "cluster = 7").unwrap();

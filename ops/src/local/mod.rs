@@ -4,8 +4,10 @@ mod cluster;
 mod config;
 mod node;
 mod probe;
+mod surroundings;
 
 pub use cluster::{LocalCluster, LocalOptions};
+pub use surroundings::Surroundings;
 
 use std::path::PathBuf;
 use std::process::ExitStatus;

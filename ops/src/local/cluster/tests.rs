@@ -97,7 +97,7 @@ async fn nodes_are_killed_stopped_paused_and_started_again() {
 async fn a_folder_keeps_its_shape() {
     let folder = tempfile::tempdir().unwrap();
     let record = Record::new("test", 3, 6, 3).unwrap();
-    record.write(folder.path()).unwrap();
+    record.write(folder.path(), &Plain).unwrap();
     let same = LocalOptions::default();
     assert_eq!(matching(record.clone(), &same, folder.path()).unwrap(), record);
     let other = LocalOptions { shards: 7, ..LocalOptions::default() };
