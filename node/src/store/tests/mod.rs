@@ -1,4 +1,5 @@
 mod identity;
 mod log;
+mod log_damage;
 mod state;
 mod value;
