@@ -7,6 +7,7 @@ mod keys;
 mod tests;
 
 use crate::error::{Error, Result};
+use crate::offline::Offline;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -17,10 +18,10 @@ pub const ENV_PREFIX: &str = "MOSO_NODE_";
 
 /// One node of a moso cluster.
 #[derive(Debug, Default, Parser)]
-#[command(name = "moso-node", version)]
+#[command(name = "moso-node", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     /// The configuration file.
-    #[arg(long, env = "MOSO_NODE_CONFIG", value_name = "FILE")]
+    #[arg(long, env = "MOSO_NODE_CONFIG", value_name = "FILE", default_value = "", hide_default_value = true)]
     pub config: PathBuf,
     /// Number of this node.
     #[arg(long, value_name = "N")]
@@ -43,6 +44,9 @@ pub struct Cli {
     /// Print the configuration as it is in force, and end.
     #[arg(long)]
     pub print_config: bool,
+    /// Instead of running a node.
+    #[command(subcommand)]
+    pub offline: Option<Offline>,
 }
 
 /// A node of the cluster, as the others reach it.
@@ -135,14 +139,16 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The configuration that this process was started with. As for `--help`, the process ends here if it was only to
+    /// The configuration that this process was started with, by `cli` and its environment. As for `--help`, the process ends here if it was only to
     /// check or print it.
     ///
     /// # Errors
     /// `Config` with every mistake found; `Io` if the file cannot be read.
-    pub fn load() -> Result<Config> {
-        let cli = Cli::parse();
-        let config = Config::read(&cli, std::env::vars())?;
+    pub fn load(cli: &Cli) -> Result<Config> {
+        if cli.config.as_os_str().is_empty() {
+            return Err(Error::Config(vec!["--config FILE must be given, or MOSO_NODE_CONFIG".to_owned()]));
+        }
+        let config = Config::read(cli, std::env::vars())?;
         if cli.print_config {
             print!("{}", config.to_toml());
         }

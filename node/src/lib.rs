@@ -9,6 +9,8 @@
 //! reactor.rs group.rs meta_group.rs upkeep.rs    threads that own shards
 //! log_writer.rs store/                the one log, the state of each replica
 //! peer/ outbound.rs                   other nodes
+//! disk/                               a disk that is full, or does not answer
+//! offline/                            verifying and printing a stopped node's folder
 //! ```
 
 pub mod api;
@@ -29,6 +31,7 @@ pub mod limits;
 pub mod log_writer;
 pub mod meta_group;
 pub mod node;
+pub mod offline;
 pub mod open;
 pub mod outbound;
 pub mod peer;

@@ -5,13 +5,17 @@
 //!   LOCK         held while the node runs
 //!   IDENTITY     which cluster and node the folder belongs to      identity.rs
 //!   SEEN         the other nodes' store ids                        identity.rs
+//!   DAMAGED      replicas that never run again                     damaged.rs
+//!   RESERVE      space for the end of a full disk                  ../disk/reserve.rs
 //!   log/         the Raft log of all shards: segments              log/
 //!   shards/S-P/  the state of shard S's replica P: one RocksDB     state.rs
+//!   shards/damaged-S-P/  one that was set aside                    damaged.rs
 //! ```
 //!
 //! The log is synced before anything is acknowledged. The state is not: after a crash it is a prefix of what was applied,
 //! says itself how long a prefix, and the log is applied from there.
 
+pub mod damaged;
 pub mod identity;
 pub mod keys;
 pub mod log;
@@ -22,6 +26,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use damaged::{DamagedReplica, DamagedReplicas};
 pub use identity::{DataFolder, Identity, Seen, StoreId};
 pub use log::{LogOptions, LogState, RaftLog, SegmentLog, ShardAppend};
 pub use rocks::{SharedOptions, SharedRocks};

@@ -129,8 +129,12 @@ fn table_options(shared: &SharedOptions, cache: &Cache, point_reads: bool) -> Op
     options
 }
 
-/// An instance that cannot be opened: its operator must act.
-pub(super) fn open_error(path: &Path, error: rocksdb::Error) -> Error {
+/// An instance that cannot be opened: the replica's end if its files are damaged or missing, else the operator must act.
+pub(super) fn open_error(path: &Path, shard: u16, error: rocksdb::Error) -> Error {
+    let missing = error.to_string().contains("No such file or directory");
+    if missing || matches!(error.kind(), ErrorKind::Corruption) {
+        return Error::damaged(shard, "state store", 0, format!("{}: {error}", path.display()));
+    }
     Error::Folder { path: path.to_owned(), reason: format!("RocksDB cannot open it: {error}") }
 }
 

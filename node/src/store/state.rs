@@ -15,6 +15,7 @@ use std::sync::{Mutex, MutexGuard};
 
 mod archive;
 mod batch;
+mod offline;
 mod scan;
 
 pub use archive::{EndedJob, HistoryRow};
@@ -69,7 +70,8 @@ impl StateStore {
         }
         let families =
             vec![shared.scanned(HOT), shared.looked_up(BODY), shared.looked_up(HIST), shared.looked_up(ARCH)];
-        let db = DB::open_cf_descriptors(shared.database(), dir, families).map_err(|error| open_error(dir, error))?;
+        let db =
+            DB::open_cf_descriptors(shared.database(), dir, families).map_err(|error| open_error(dir, shard, error))?;
         let known = Mutex::new(Known { applied: None, dedup_below: [0; 16] });
         let store = StateStore { db, dir: dir.to_owned(), shard, known };
         let applied = store.read_applied(&ReadOptions::default())?;

@@ -140,6 +140,11 @@ impl SegmentLog {
         self.writer.lock().expect("no thread panics while it holds this lock")
     }
 
+    /// Shards of which anything was ever written.
+    pub fn shards(&self) -> Vec<u16> {
+        self.index().shards.keys().copied().collect()
+    }
+
     /// Files in use, and free ones.
     #[cfg(test)]
     pub fn files(&self) -> (usize, usize) {
