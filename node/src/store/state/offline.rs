@@ -30,8 +30,8 @@ impl StateStore {
         Ok(store)
     }
 
-    /// Reads every live block and says of each damaged one which it is. Blocks of which nothing is left but what was
-    /// deleted may be passed over.
+    /// Reads every block of records and says of each damaged one which it is. Passed over are filters and properties,
+    /// without which a table is as good, and blocks of which nothing is left but what was deleted.
     pub fn damaged_blocks(&self) -> BTreeSet<String> {
         let mut damaged = BTreeSet::new();
         for name in [HOT, BODY, HIST, ARCH] {
