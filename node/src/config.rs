@@ -107,6 +107,13 @@ pub struct Config {
     pub state_memory_mib: usize,
     /// Blocks of the state kept after being read, MiB.
     pub block_cache_mib: usize,
+    /// Space kept for the end of a full disk, MiB: given up when there is no other. Less free is taken for a full disk.
+    pub reserve_mib: usize,
+    /// Free space of the data folder's disk below which submissions are refused and leaderships given away, MiB.
+    pub disk_low_mib: usize,
+    /// A write of the log longer than this means that the disk hangs, ms: leaderships are given up. After a minute the
+    /// node ends.
+    pub disk_stuck_ms: u64,
     /// All nodes of the cluster when it is made, this one too. Required.
     pub members: Vec<Member>,
 }
@@ -133,6 +140,9 @@ impl Default for Config {
             state_write_buffer_mib: 16,
             state_memory_mib: 192,
             block_cache_mib: 64,
+            reserve_mib: 64,
+            disk_low_mib: 256,
+            disk_stuck_ms: 3_000,
             members: Vec::new(),
         }
     }

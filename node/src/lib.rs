@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! main.rs config.rs node.rs open.rs   start, put together, open what is on disk
+//! salvage.rs                          without the replicas whose state is damaged
 //! api/ http.rs handler.rs             gRPC, HTTP, calls of other nodes
 //! router.rs dispatch.rs query.rs      to the shard's leader; lease requests; questions
 //! directory.rs hints.rs waiting.rs sessions.rs   what threads share
@@ -18,6 +19,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod directory;
+pub mod disk;
 pub mod dispatch;
 pub mod error;
 pub mod explain;
@@ -40,6 +42,7 @@ pub mod reactor;
 mod repeats;
 pub mod request;
 pub mod router;
+pub mod salvage;
 pub mod sessions;
 pub mod store;
 pub mod upkeep;

@@ -7,6 +7,8 @@ use crate::clock::Clock;
 use crate::cluster::ClusterInfo;
 use crate::config::Config;
 use crate::directory::{Counters, Directory, Inbox, ShardSlot};
+use crate::disk::watch::Watch;
+use crate::disk::{self, Disk};
 use crate::dispatch::Dispatcher;
 use crate::error::Error;
 use crate::handler::{Handler, Served};
@@ -19,6 +21,7 @@ use crate::outbound::Outbound;
 use crate::peer::{PeerConfig, Peers};
 use crate::reactor::{Mailbox, Reactor, reactor_of};
 use crate::router::Router;
+use crate::salvage::{self, Salvage};
 use crate::sessions::Sessions;
 use crate::store::{self, DataFolder, LogOptions, SegmentLog, SharedOptions, SharedRocks};
 use crate::upkeep::{Flusher, Upkeep};
@@ -71,6 +74,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     });
     let _ = served.set(Served { router: router.clone(), dispatcher: dispatcher.clone() });
 
+    let (disk, log) = (directory.disk.clone(), built.log.clone());
+    let _watch = Watch::start(disk.clone(), clock).map_err(threads)?;
     let (failed, mut failure) = watch::channel(false);
     let threads = start_threads(&config, built, &outbound, &peers, clock, &failed)?;
 
@@ -103,6 +108,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     hints.abort();
     let _ = tokio::time::timeout(DRAIN, api).await;
     let _ = tokio::time::timeout(DRAIN, http).await;
+    disk.stop();
     mailboxes.iter().for_each(|m| m.stop());
     // The flusher and the log writer end when the reactors have.
     let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())));
@@ -112,6 +118,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
             store.flush()?;
         }
     }
+    log.close()?;
     tracing::info!("stopped");
     Ok(())
 }
@@ -131,8 +138,9 @@ fn start_threads(
 ) -> Result<Vec<JoinHandle<()>>, Error> {
     let Built { mailboxes, parkers, directory, groups, meta, log } = built;
     let (writer, writer_thread) =
-        LogWriter::start(log.clone(), outbound.clone(), mailboxes.clone()).map_err(threads)?;
-    let (flusher, flusher_thread) = Flusher::start(mailboxes.clone()).map_err(threads)?;
+        LogWriter::start(log.clone(), outbound.clone(), mailboxes.clone(), directory.disk.clone(), clock)
+            .map_err(threads)?;
+    let (flusher, flusher_thread) = Flusher::start(mailboxes.clone(), directory.disk.clone()).map_err(threads)?;
     let mut started = Vec::new();
     let mut meta = Some(meta);
     let mut per_reactor: Vec<BTreeMap<u16, crate::group::Group>> = mailboxes.iter().map(|_| BTreeMap::new()).collect();
@@ -206,8 +214,9 @@ struct Built {
 fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
     const MIB: usize = 1 << 20;
     let data = folder.path();
+    let disk = Arc::new(open_disk(config, data)?);
     let log_options = LogOptions { segment_bytes: config.log_segment_mib * MIB };
-    let log = Arc::new(SegmentLog::open(&store::log_dir(data), &log_options)?);
+    let log = Arc::new(SegmentLog::open(&store::log_dir(data), &log_options)?.with_relief(disk.clone()));
     let shared = SharedRocks::new(&SharedOptions {
         block_cache_bytes: config.block_cache_mib * MIB,
         memtable_bytes: config.state_memory_mib * MIB,
@@ -217,15 +226,17 @@ fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
     let parkers: Vec<Parker> = (0..config.reactors.max(1)).map(|_| Parker::new()).collect();
     let mailboxes: Vec<Arc<Mailbox>> = parkers.iter().map(|p| Arc::new(Mailbox::new(p.unparker().clone()))).collect();
     let table = open::shard_table(config);
+    let mut salvage = Salvage::new(config, data, &shared, &log)?;
     let mut groups = Vec::new();
     let mut slots = Vec::new();
     for (at, nodes) in table.replicas.iter().enumerate() {
         let shard = at as u16 + 1;
-        let here = nodes.contains(&config.node);
-        let store = here.then(|| open::open_store(data, config, shard, &shared)).transpose()?;
-        if let Some(store) = &store {
-            groups.push((shard, open::open_group(config, shard, nodes, store.clone(), &log)?));
-        }
+        let opened = if nodes.contains(&config.node) { salvage.open(shard, nodes)? } else { None };
+        let here = opened.is_some();
+        let store = opened.map(|(store, group)| {
+            groups.push((shard, group));
+            store
+        });
         let mailbox = &mailboxes[reactor_of(shard, mailboxes.len())];
         slots.push(ShardSlot {
             shard,
@@ -240,7 +251,9 @@ fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
             matched: Default::default(),
         });
     }
-    let mut meta = open::open_meta(config, open::open_store(data, config, 0, &shared)?, &log)?;
+    let mut meta = open::open_store(data, config, 0, &shared)
+        .and_then(|store| open::open_meta(config, store, &log))
+        .map_err(|error| if error.is_damage() { salvage::whole_node(data, &error) } else { error })?;
     let others = config.members.iter().map(|m| m.node).filter(|&n| n != config.node);
     let directory = Arc::new(Directory {
         node: config.node,
@@ -254,7 +267,8 @@ fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
         usage: Default::default(),
         hints: others.map(|node| (node, arc_swap::ArcSwap::from_pointee(NodeHints::default()))).collect(),
         waiting: Default::default(),
-        disk_low: Default::default(),
+        disk,
+        damaged: salvage.missing(),
         draining: Default::default(),
         hint_now: Default::default(),
         counters: Counters::default(),
@@ -263,12 +277,22 @@ fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
     Ok(Built { mailboxes, parkers, directory, groups, meta, log })
 }
 
+/// Looks at the disk. A start needs room for one more file of the log and one memtable.
+fn open_disk(config: &Config, data: &std::path::Path) -> Result<Disk, Error> {
+    let bytes = |mib: usize| (mib as u64) << 20;
+    let limits = disk::Limits { low: bytes(config.disk_low_mib), reserve: bytes(config.reserve_mib) };
+    let need = bytes(config.log_segment_mib + config.state_write_buffer_mib);
+    Disk::open(config.node, data, limits, config.disk_stuck_ms, need)
+}
+
 fn start_reactor(number: usize, reactor: Reactor, failed: watch::Sender<bool>) -> Result<JoinHandle<()>, Error> {
     std::thread::Builder::new()
         .name(format!("reactor-{number}"))
         .spawn(move || {
             let _guard = crate::fault::AbortOnPanic;
+            let disk = reactor.directory.disk.clone();
             if let Err(error) = reactor.run() {
+                salvage::write_down(disk.folder(), disk.node(), &error);
                 tracing::error!(%error, "a reactor met an error: this node ends");
                 let _ = failed.send(true);
             }

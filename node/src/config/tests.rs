@@ -102,6 +102,8 @@ fn mistakes_name_key_value_range_and_unit() {
     assert_eq!(mistake("replicas = 2"), "replicas = 2: must be 1, 3 or 5 (replicas)");
     assert_eq!(mistake("replicas = 3"), "replicas = 3: must be at most the number of members, 2");
     assert!(mistake("heartbeat_ticks = 20").contains("must be less than election_ticks, 20 (ticks)"));
+    assert_eq!(mistake("disk_low_mib = 63"), "disk_low_mib = 63: must be at least reserve_mib, 64 (MiB)");
+    assert_eq!(mistake("disk_stuck_ms = 99"), "disk_stuck_ms = 99: must be a whole number from 100 to 50000 (ms)");
     assert!(mistake("state_write_buffer_mib = 100").contains("at least twice"));
     assert!(mistake("api = \"0.0.0.0:1\"").contains("set listen_anywhere = true"));
     assert!(mistake("api = \"host:1\"").starts_with("api = \"host:1\": must be an IP address and a port"));

@@ -13,7 +13,7 @@ mod replay;
 mod verify;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use dump::DumpOptions;
 pub use finding::{Finding, Remedy, Report};

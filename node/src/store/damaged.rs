@@ -63,15 +63,25 @@ impl DamagedReplicas {
     ///
     /// # Errors
     /// `Io` if either fails: the replica must not be opened, and the node not started.
-    pub fn set_aside(&mut self, shard: u16, peer: u64, reason: &str) -> Result<()> {
-        if !self.contains(shard, peer) {
-            let mut replicas = self.replicas.clone();
-            replicas.push(DamagedReplica { shard, peer, reason: reason.to_owned() });
-            let file = DamagedFile { format: FOLDER_FORMAT, replicas };
-            write_sealed(&self.folder, DAMAGED, &file)?;
-            self.replicas = file.replicas;
-        }
+    pub fn set_aside(&mut self, shard: u16, peer: u64, reason: impl ToString) -> Result<()> {
+        self.write_down(shard, peer, reason)?;
         self.move_aside(shard, peer)
+    }
+
+    /// Writes the replica down as damaged.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn write_down(&mut self, shard: u16, peer: u64, reason: impl ToString) -> Result<()> {
+        if self.contains(shard, peer) {
+            return Ok(());
+        }
+        let mut replicas = self.replicas.clone();
+        replicas.push(DamagedReplica { shard, peer, reason: reason.to_string() });
+        let file = DamagedFile { format: FOLDER_FORMAT, replicas };
+        write_sealed(&self.folder, DAMAGED, &file)?;
+        self.replicas = file.replicas;
+        Ok(())
     }
 
     /// Moves the folder of a replica that is written down, if a crash has kept it in its place.

@@ -28,7 +28,7 @@ mod tests;
 
 pub use damaged::{DamagedReplica, DamagedReplicas};
 pub use identity::{DataFolder, Identity, Seen, StoreId};
-pub use log::{LogOptions, LogState, RaftLog, SegmentLog, ShardAppend};
+pub use log::{LogOptions, LogState, RaftLog, Relief, SegmentLog, ShardAppend};
 pub use rocks::{SharedOptions, SharedRocks};
 pub use state::{Applied, StateBatch, StateStore};
 

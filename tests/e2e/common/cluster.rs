@@ -22,7 +22,12 @@ pub struct Cluster {
 impl Cluster {
     /// Starts it, and waits until every shard has a leader.
     pub async fn start() -> Self {
-        let nodes = LocalCluster::start(LocalOptions::default()).await.unwrap();
+        Self::start_with(LocalOptions::default()).await
+    }
+
+    /// As [`Cluster::start`], not as by default.
+    pub async fn start_with(options: LocalOptions) -> Self {
+        let nodes = LocalCluster::start(options).await.unwrap();
         let client = Self::connect(&nodes).await;
         Cluster { nodes, client }
     }

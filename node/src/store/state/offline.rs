@@ -1,6 +1,6 @@
 //! A stopped replica's store, looked at without changing it: every block, every key.
 
-use super::{ARCH, BODY, HIST, HOT, Known, StateStore};
+use super::{ARCH, BODY, HIST, HOT, Known, StateStore, families};
 use crate::error::{Error, Result};
 use crate::store::keys::{self, EndedKind};
 use crate::store::rocks::{SharedRocks, open_error};
@@ -15,9 +15,7 @@ impl StateStore {
     /// # Errors
     /// As [`StateStore::open`].
     pub fn open_read_only(dir: &Path, shard: u16, shared: &SharedRocks) -> Result<StateStore> {
-        let families =
-            vec![shared.scanned(HOT), shared.looked_up(BODY), shared.looked_up(HIST), shared.looked_up(ARCH)];
-        let db = DB::open_cf_descriptors_read_only(shared.database(), dir, families, false)
+        let db = DB::open_cf_descriptors_read_only(shared.database(), dir, families(shared), false)
             .map_err(|error| open_error(dir, shard, error))?;
         let known = Mutex::new(Known { applied: None, dedup_below: [0; 16] });
         let store = StateStore { db, dir: dir.to_owned(), shard, known };

@@ -1,3 +1,4 @@
+mod full_disk;
 mod identity;
 mod log;
 mod log_damage;
