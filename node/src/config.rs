@@ -18,11 +18,11 @@ pub const ENV_PREFIX: &str = "MOSO_NODE_";
 
 /// One node of a moso cluster.
 #[derive(Debug, Default, Parser)]
-#[command(name = "moso-node", version, args_conflicts_with_subcommands = true)]
+#[command(name = "moso-node", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {
     /// The configuration file.
-    #[arg(long, env = "MOSO_NODE_CONFIG", value_name = "FILE", default_value = "", hide_default_value = true)]
-    pub config: PathBuf,
+    #[arg(long, env = "MOSO_NODE_CONFIG", value_name = "FILE", required = true)]
+    pub config: Option<PathBuf>,
     /// Number of this node.
     #[arg(long, value_name = "N")]
     pub node: Option<u32>,
@@ -155,9 +155,6 @@ impl Config {
     /// # Errors
     /// `Config` with every mistake found; `Io` if the file cannot be read.
     pub fn load(cli: &Cli) -> Result<Config> {
-        if cli.config.as_os_str().is_empty() {
-            return Err(Error::Config(vec!["--config FILE must be given, or MOSO_NODE_CONFIG".to_owned()]));
-        }
         let config = Config::read(cli, std::env::vars())?;
         if cli.print_config {
             print!("{}", config.to_toml());
@@ -176,8 +173,10 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn read(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Result<Config> {
-        let path = cli.config.display();
-        let text = std::fs::read_to_string(&cli.config).map_err(|error| Error::io(format!("{path}"), error))?;
+        let missing = || Error::Config(vec!["--config FILE must be given".to_owned()]);
+        let file = cli.config.as_deref().ok_or_else(missing)?;
+        let path = file.display();
+        let text = std::fs::read_to_string(file).map_err(|error| Error::io(format!("{path}"), error))?;
         let mut table: Table =
             text.parse().map_err(|error: toml::de::Error| Error::Config(vec![format!("{path}: {error}")]))?;
         let mut errors = Vec::new();

@@ -133,8 +133,17 @@ fn all_mistakes_are_told_at_once() {
 }
 
 #[test]
+fn a_folder_can_be_looked_at_without_a_configuration() {
+    let parse = |args: &[&str]| Cli::try_parse_from(["moso-node"].iter().chain(args));
+    assert!(parse(&["verify", "/a", "/b"]).unwrap().offline.is_some());
+    assert!(parse(&["dump", "/a", "--shard", "3", "--log", "--from", "5", "--json"]).unwrap().offline.is_some());
+    assert!(parse(&["verify"]).is_err() && parse(&[]).is_err());
+    assert!(parse(&["--config", "f", "verify", "/a"]).is_err());
+}
+
+#[test]
 fn a_missing_file_is_named() {
-    let cli = Cli { config: PathBuf::from("/nowhere/node.toml"), ..Cli::default() };
+    let cli = Cli { config: Some(PathBuf::from("/nowhere/node.toml")), ..Cli::default() };
     let error = Config::read(&cli, []).unwrap_err().to_string();
     assert!(error.contains("/nowhere/node.toml"), "{error}");
 }
