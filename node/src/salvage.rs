@@ -60,7 +60,7 @@ impl<'a> Salvage<'a> {
                     shard, %error, folder = %replica_dir(self.data, shard, peer).display(),
                     "the replica's state is damaged: it is set aside, the node starts without it; replace it by a new one"
                 );
-                self.damaged.set_aside(shard, peer, &error.to_string())?;
+                self.damaged.set_aside(shard, peer, &error)?;
                 Ok(None)
             }
             Err(error) => Err(error),

@@ -26,7 +26,11 @@ pub struct Space {
 impl Space {
     /// Asks `relief` for space.
     pub fn new(relief: Arc<dyn Relief>) -> Self {
-        Space { relief: Some(relief), ..Space::default() }
+        Space {
+            relief: Some(relief),
+            #[cfg(test)]
+            left: std::sync::Mutex::default(),
+        }
     }
 
     /// Does `write`, again and again while the disk is full and somebody makes room.
