@@ -48,6 +48,9 @@ impl ClusterInfo {
             heartbeats: counters.heartbeats.load(Ordering::Relaxed),
             refused: counters.refused.load(Ordering::Relaxed),
             job_bytes: directory.shards.iter().map(|s| s.status.load().job_bytes).sum(),
+            disk_low: directory.disk.refusal().is_some(),
+            disk_stuck: directory.disk.is_stuck(),
+            damaged_replicas: directory.damaged.load().to_vec(),
             uptime_s: self.clock.mono_us() / 1_000_000,
         }
     }

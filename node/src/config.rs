@@ -7,6 +7,7 @@ mod keys;
 mod tests;
 
 use crate::error::{Error, Result};
+use crate::offline::Offline;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -17,11 +18,11 @@ pub const ENV_PREFIX: &str = "MOSO_NODE_";
 
 /// One node of a moso cluster.
 #[derive(Debug, Default, Parser)]
-#[command(name = "moso-node", version)]
+#[command(name = "moso-node", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {
     /// The configuration file.
-    #[arg(long, env = "MOSO_NODE_CONFIG", value_name = "FILE")]
-    pub config: PathBuf,
+    #[arg(long, env = "MOSO_NODE_CONFIG", value_name = "FILE", required = true)]
+    pub config: Option<PathBuf>,
     /// Number of this node.
     #[arg(long, value_name = "N")]
     pub node: Option<u32>,
@@ -43,6 +44,9 @@ pub struct Cli {
     /// Print the configuration as it is in force, and end.
     #[arg(long)]
     pub print_config: bool,
+    /// Instead of running a node.
+    #[command(subcommand)]
+    pub offline: Option<Offline>,
 }
 
 /// A node of the cluster, as the others reach it.
@@ -109,6 +113,13 @@ pub struct Config {
     pub snapshot_mib_per_s: u64,
     /// This node is added to a cluster that runs: `members` are itself and some of the cluster's nodes.
     pub join: bool,
+    /// Space kept for the end of a full disk, MiB: given up when there is no other. Less free is taken for a full disk.
+    pub reserve_mib: usize,
+    /// Free space of the data folder's disk below which submissions are refused and leaderships given away, MiB.
+    pub disk_low_mib: usize,
+    /// A write of the log longer than this means that the disk hangs, ms: leaderships are given up. After a minute the
+    /// node ends.
+    pub disk_stuck_ms: u64,
     /// All nodes of the cluster when it is made, this one too. Required.
     pub members: Vec<Member>,
 }
@@ -138,20 +149,22 @@ impl Default for Config {
             log_keep_mib: 96,
             snapshot_mib_per_s: 100,
             join: false,
+            reserve_mib: 64,
+            disk_low_mib: 256,
+            disk_stuck_ms: 3_000,
             members: Vec::new(),
         }
     }
 }
 
 impl Config {
-    /// The configuration that this process was started with. As for `--help`, the process ends here if it was only to
+    /// The configuration that this process was started with, by `cli` and its environment. As for `--help`, the process ends here if it was only to
     /// check or print it.
     ///
     /// # Errors
     /// `Config` with every mistake found; `Io` if the file cannot be read.
-    pub fn load() -> Result<Config> {
-        let cli = Cli::parse();
-        let config = Config::read(&cli, std::env::vars())?;
+    pub fn load(cli: &Cli) -> Result<Config> {
+        let config = Config::read(cli, std::env::vars())?;
         if cli.print_config {
             print!("{}", config.to_toml());
         }
@@ -169,8 +182,10 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn read(cli: &Cli, env: impl IntoIterator<Item = (String, String)>) -> Result<Config> {
-        let path = cli.config.display();
-        let text = std::fs::read_to_string(&cli.config).map_err(|error| Error::io(format!("{path}"), error))?;
+        let missing = || Error::Config(vec!["--config FILE must be given".to_owned()]);
+        let file = cli.config.as_deref().ok_or_else(missing)?;
+        let path = file.display();
+        let text = std::fs::read_to_string(file).map_err(|error| Error::io(format!("{path}"), error))?;
         let mut table: Table =
             text.parse().map_err(|error: toml::de::Error| Error::Config(vec![format!("{path}: {error}")]))?;
         let mut errors = Vec::new();

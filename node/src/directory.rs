@@ -1,6 +1,7 @@
 //! What all threads of a node share: where shards are led, the ready indexes of those led here, the objects of the
 //! meta group, the other nodes' hints. Read without locks; written by reactors and the hint task.
 
+use crate::disk::Disk;
 use crate::hints::NodeHints;
 use crate::request::{MetaRequest, Request};
 use crate::store::state::StateStore;
@@ -222,8 +223,10 @@ pub struct Directory {
     pub hints: ArcSwap<BTreeMap<u32, Arc<ArcSwap<NodeHints>>>>,
     /// Lease requests that wait.
     pub waiting: WaitRooms,
-    /// The disk is nearly full: no submissions.
-    pub disk_low: AtomicBool,
+    /// The disk of the data folder.
+    pub disk: Arc<Disk>,
+    /// Shards whose replica here was found damaged and set aside: it must be replaced by one with another id.
+    pub damaged: ArcSwap<Vec<u16>>,
     /// This node stops: it wants no leadership.
     pub draining: AtomicBool,
     /// Wakes the hint task before its time.
@@ -253,10 +256,11 @@ impl Directory {
         }
     }
 
-    /// Whether a node stops, or did so when it was last heard of.
+    /// Whether a node wants no leadership, or did not when it was last heard of: it stops, or its disk is full or hangs.
     pub fn is_draining(&self, node: u32) -> bool {
         let told = || self.hints.load().get(&node).is_some_and(|hints| hints.load().draining);
-        if node == self.node { self.draining.load(Ordering::Relaxed) } else { told() }
+        let own = || self.draining.load(Ordering::Relaxed) || self.disk.is_unwilling();
+        if node == self.node { own() } else { told() }
     }
 }
 

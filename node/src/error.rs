@@ -19,6 +19,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// The disk is full, and nothing was written. What was to be is in the log, and can be written once there is space.
+    #[error("{what}: the disk is full: {reason}")]
+    NoSpace {
+        /// What was being written.
+        what: &'static str,
+        /// What RocksDB said.
+        reason: String,
+    },
+
     /// Nothing was lost as far as is known, but the disk could not be read. The operator must look at it.
     #[error("{what} cannot be read: {reason}")]
     Read {
@@ -89,6 +98,16 @@ impl Error {
     /// The process must end without answering anybody.
     pub fn is_fatal(&self) -> bool {
         matches!(self, Error::Fatal { .. })
+    }
+
+    /// Stored bytes are not what was written.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Error::Damaged { .. })
+    }
+
+    /// The disk was full; nothing is lost.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Error::NoSpace { .. })
     }
 
     pub(crate) fn fatal(what: &'static str, reason: impl ToString) -> Self {

@@ -326,7 +326,7 @@ impl Group {
         for class in out.ready.drain(..) {
             wake_waiting(self.core.machine(), class, around.directory);
         }
-        self.write_when_due(&out, around)?;
+        self.write_when_due(&mut out, around)?;
         for (owed, answer) in out.answers.drain(..) {
             self.answer(owed, answer);
         }
@@ -367,7 +367,7 @@ impl Group {
     }
 
     /// Writes what was applied if there is much of it, or for long, or if somebody is about to read it.
-    fn write_when_due(&mut self, out: &CoreOutput<Owed>, around: &Surroundings<'_>) -> Result<(), Error> {
+    fn write_when_due(&mut self, out: &mut CoreOutput<Owed>, around: &Surroundings<'_>) -> Result<(), Error> {
         let now = around.clock.mono_ms();
         if self.core.unwritten().is_none() {
             self.written_ms = now;
@@ -377,9 +377,20 @@ impl Group {
         let read = !out.reads.is_empty() || !self.confirmed.is_empty() || out.answers.iter().any(looks_in_archive);
         if due || read {
             self.written_ms = now;
-            self.write_state()?;
+            match self.write_state() {
+                Err(error) if error.is_no_space() => self.not_written(out, around),
+                result => result?,
+            }
         }
         Ok(())
+    }
+
+    /// The disk is full. The log holds what was applied, and memory too: it is written once there is space. Until then
+    /// nobody reads what the store does not have.
+    fn not_written(&mut self, out: &mut CoreOutput<Owed>, around: &Surroundings<'_>) {
+        around.directory.disk.store_found_full();
+        let asked = out.reads.drain(..).filter_map(|context| self.reads.remove(&context)).flatten();
+        asked.chain(self.confirmed.drain(..)).for_each(|query| query(None));
     }
 
     /// Writes what was applied.

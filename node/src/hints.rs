@@ -2,7 +2,6 @@
 //! only say where to ask first. Sent every 100 ms, and at once when a queue that was empty has work.
 
 use crate::directory::{Directory, ShardStatus, Usage};
-use crate::limits::DISK_RESERVE_BYTES;
 use crate::peer::Peers;
 use bytes::Bytes;
 use moso_proto::view::NodeView;
@@ -65,7 +64,7 @@ pub struct NodeHints {
     pub usage: Option<Usage>,
     /// The node's own figures; absent in most messages.
     pub node: Option<NodeView>,
-    /// The sender stops: it wants no leadership.
+    /// The sender stops, or its disk is full or hangs: it wants no leadership.
     pub draining: bool,
 }
 
@@ -126,7 +125,7 @@ fn collect(directory: &Directory, usage: bool, node: Option<NodeView>) -> NodeHi
             ShardHint { status: **slot.status.load(), queues: queues.unwrap_or_default() }
         })
         .collect();
-    let draining = directory.draining.load(Ordering::Relaxed);
+    let draining = directory.is_draining(directory.node);
     NodeHints { shards, usage: usage.then(|| own_usage(directory)), node, draining }
 }
 
@@ -182,12 +181,6 @@ pub async fn run(directory: Arc<Directory>, peers: Arc<Peers>, node: impl Fn() -
         }
         let figures = due(&mut figured, FIGURES_EVERY).then(&node);
         let hints = collect(&directory, with_usage, figures);
-        if let Some(own) = &hints.node {
-            let low = own.disk_free_bytes < DISK_RESERVE_BYTES;
-            if directory.disk_low.swap(low, Ordering::Relaxed) != low {
-                tracing::warn!(low, free = own.disk_free_bytes, "the disk's free space crossed the reserve");
-            }
-        }
         let frame = HintFrame::Hints(Box::new(hints)).encode();
         for &to in directory.hints.load().keys() {
             peers.send_hints(to, frame.clone());

@@ -63,6 +63,9 @@ async fn metrics(State(state): State<HttpState>) -> Response {
         ("moso_sessions", own.sessions),
         ("moso_shards_led", u64::from(own.leaders)),
         ("moso_job_bytes", own.job_bytes),
+        ("moso_disk_low", u64::from(own.disk_low)),
+        ("moso_disk_stuck", u64::from(own.disk_stuck)),
+        ("moso_replicas_damaged", own.damaged_replicas.len() as u64),
     ] {
         metrics::gauge!(name).set(value as f64);
     }

@@ -3,12 +3,15 @@
 //!
 //! ```text
 //! main.rs config.rs node.rs open.rs   start, put together, open what is on disk
+//! salvage.rs                          without the replicas whose state is damaged
 //! api/ http.rs handler.rs             gRPC, HTTP, calls of other nodes
 //! router.rs dispatch.rs query.rs      to the shard's leader; lease requests; questions
 //! directory.rs hints.rs waiting.rs sessions.rs   what threads share
 //! reactor.rs group.rs meta_group.rs upkeep.rs    threads that own shards
 //! log_writer.rs store/                the one log, the state of each replica
 //! peer/ outbound.rs                   other nodes
+//! disk/                               a disk that is full, or does not answer
+//! offline/                            verifying and printing a stopped node's folder
 //! ```
 
 pub mod api;
@@ -16,6 +19,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod directory;
+pub mod disk;
 pub mod dispatch;
 pub mod error;
 pub mod explain;
@@ -29,6 +33,7 @@ pub mod limits;
 pub mod log_writer;
 pub mod meta_group;
 pub mod node;
+pub mod offline;
 pub mod open;
 pub mod outbound;
 pub mod peer;
@@ -39,6 +44,7 @@ mod repeats;
 pub mod request;
 pub mod resident;
 pub mod router;
+pub mod salvage;
 pub mod sessions;
 pub mod snapshot;
 pub mod store;

@@ -64,8 +64,5 @@ const _: () = {
     assert!(PEER_GREETING_BYTES_MAX >= 8 * CLUSTER_NAME_BYTES_MAX);
 };
 
-/// Free bytes of the data folder's file system below which submissions are refused: room for the log to grow and the
-/// states' memtables to be flushed, and for the jobs that run to end.
-pub const DISK_RESERVE_BYTES: u64 = 512 * MIB as u64;
 /// Bytes of results in one command: a worker's frame may hold more, and is split.
 pub const RESULTS_BYTES_MAX: usize = MIB;

@@ -1,8 +1,11 @@
 //! The node's one log writer: everything that reactors hand over while a sync runs goes into the next write. One sync
 //! for all shards; only after it do votes and acknowledgements leave, and the replicas hear that they are on disk.
 //!
-//! A write or sync that fails ends the process (law 1): what the disk holds is not known any more.
+//! A write or sync that fails ends the process (law 1): what the disk holds is not known any more. Only a write that finds
+//! the disk full is done again: see [`crate::disk`].
 
+use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::outbound::Outbound;
 use crate::reactor::{Mailbox, reactor_of};
 use crate::store::log::{RaftLog, SegmentLog, ShardAppend};
@@ -54,11 +57,13 @@ impl LogWriter {
         log: Arc<SegmentLog>,
         outbound: Outbound,
         mailboxes: Vec<Arc<Mailbox>>,
+        disk: Arc<Disk>,
+        clock: Clock,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
         let (tasks, inbox) = bounded(QUEUE);
         let thread = std::thread::Builder::new().name("log-writer".into()).spawn(move || {
             let _guard = crate::fault::AbortOnPanic;
-            run(&log, &outbound, &mailboxes, &inbox);
+            run(&log, &outbound, &mailboxes, &inbox, (&disk, clock));
         })?;
         Ok((LogWriter { tasks }, thread))
     }
@@ -70,7 +75,13 @@ impl LogWriter {
     }
 }
 
-fn run(log: &SegmentLog, outbound: &Outbound, mailboxes: &[Arc<Mailbox>], inbox: &Receiver<LogTask>) {
+fn run(
+    log: &SegmentLog,
+    outbound: &Outbound,
+    mailboxes: &[Arc<Mailbox>],
+    inbox: &Receiver<LogTask>,
+    (disk, clock): (&Disk, Clock),
+) {
     let write_time = metrics::histogram!("moso_stage_seconds", "stage" => "log");
     while let Ok(first) = inbox.recv() {
         let mut bytes = size(&first);
@@ -82,10 +93,12 @@ fn run(log: &SegmentLog, outbound: &Outbound, mailboxes: &[Arc<Mailbox>], inbox:
             tasks.push(task);
         }
         let start = Instant::now();
+        disk.pulse.begin(clock.mono_ms());
         if let Err(error) = write(log, &tasks) {
             tracing::error!(%error, "the log could not be written: this node ends, to keep what was promised");
             std::process::abort();
         }
+        disk.pulse.end();
         write_time.record(start.elapsed().as_secs_f64());
         for task in tasks {
             let LogTask::Append { shard, append } = task else { continue };

@@ -1,7 +1,8 @@
 //! `moso-node`: one node of a moso cluster.
 
+use clap::Parser;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use moso_node::config::Config;
+use moso_node::config::{Cli, Config};
 use moso_node::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,9 +20,13 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(2);
 const EXIT_CONFIG: u8 = 2;
 
 fn main() -> ExitCode {
+    let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("MOSO_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
-    let config = match Config::load() {
+    if let Some(offline) = &cli.offline {
+        return offline.run();
+    }
+    let config = match Config::load(&cli) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("moso-node: {error}");

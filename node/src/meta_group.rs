@@ -11,7 +11,7 @@ use crate::store::state::{Applied, StateStore};
 use moso_proto::object::{Node, ShardTable};
 use moso_queue::meta::{MetaCommand, MetaMachine, MetaReply, MetaView, Object};
 use moso_shard::meta_core::{MetaAnswer, MetaCore, MetaOutput};
-use moso_shard::{Message, Position, Replica, Role};
+use moso_shard::{ConfState, Message, Position, Replica, Role};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -39,6 +39,10 @@ pub struct MetaGroup {
     waiting_reads: Vec<MetaQuery>,
     served: bool,
     standby: Standby,
+    /// Records that found the disk full.
+    unsaved: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Where they belong.
+    unsaved_at: Option<(Position, Option<ConfState>)>,
 }
 
 impl MetaGroup {
@@ -52,6 +56,8 @@ impl MetaGroup {
             waiting_reads: Vec::new(),
             served: false,
             standby: Standby::default(),
+            unsaved: BTreeMap::new(),
+            unsaved_at: None,
         }
     }
 
@@ -144,7 +150,10 @@ impl MetaGroup {
         for append in out.replica.appends.drain(..) {
             around.log.write(LogTask::Append { shard: 0, append });
         }
-        self.write_state()?;
+        match self.write_state() {
+            Err(error) if error.is_no_space() => around.directory.disk.store_found_full(),
+            result => result?,
+        }
         if changed {
             publish(&self.core, around.directory)?;
         }
@@ -180,17 +189,25 @@ impl MetaGroup {
     }
 
     fn write_state(&mut self) -> Result<(), Error> {
-        let Some((records, position, conf_state)) = self.core.unwritten() else { return Ok(()) };
+        if let Some((records, position, conf_state)) = self.core.unwritten() {
+            let before = self.unsaved_at.take().and_then(|(_, conf_state)| conf_state);
+            self.unsaved.extend(records);
+            self.unsaved_at = Some((position, conf_state.or(before)));
+        }
+        let Some((position, conf_state)) = &self.unsaved_at else { return Ok(()) };
         let mut batch = self.store.writer();
-        for (key, value) in records {
+        for (key, value) in &self.unsaved {
             match value {
-                Some(value) => batch.put_record(&key, &value),
-                None => batch.delete_record(&key),
+                Some(value) => batch.put_record(key, value),
+                None => batch.delete_record(key),
             }
         }
         let applied = Applied { index: position.index, term: position.term };
         let first = self.store.applied().is_none().then(|| self.core.replica_ref().conf_state());
-        self.store.commit(batch, applied, conf_state.as_ref().or(first.as_ref()))
+        self.store.commit(batch, applied, conf_state.as_ref().or(first.as_ref()))?;
+        self.unsaved.clear();
+        self.unsaved_at = None;
+        Ok(())
     }
 
     fn role_changed(&mut self, role: Role, around: &Surroundings<'_>) {

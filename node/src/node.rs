@@ -7,6 +7,8 @@ use crate::clock::Clock;
 use crate::cluster::ClusterInfo;
 use crate::config::Config;
 use crate::directory::{Counters, Directory, Inbox, ShardSlot};
+use crate::disk::watch::Watch;
+use crate::disk::{self, Disk};
 use crate::dispatch::Dispatcher;
 use crate::error::Error;
 use crate::handler::{Handler, Served};
@@ -19,6 +21,7 @@ use crate::peer::{PeerConfig, Peers};
 use crate::reactor::{Mailbox, Reactor, reactor_of};
 use crate::resident::Residents;
 use crate::router::Router;
+use crate::salvage::{self, Salvage};
 use crate::sessions::Sessions;
 use crate::snapshot::receiver::Receiver;
 use crate::snapshot::sender::Sender;
@@ -84,6 +87,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
         incarnations: folder.incarnations()?,
     };
 
+    let (disk, log) = (directory.disk.clone(), built.log.clone());
+    let _watch = Watch::start(disk.clone(), clock).map_err(threads)?;
     let (failed, mut failure) = watch::channel(false);
     let threads = start_threads(&config, built, &outbound, &peers, clock, &failed)?;
 
@@ -118,6 +123,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     placement.abort();
     let _ = tokio::time::timeout(DRAIN, api).await;
     let _ = tokio::time::timeout(DRAIN, http).await;
+    disk.stop();
     mailboxes.iter().for_each(|m| m.stop());
     // The flusher and the log writer end when the reactors have.
     let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())));
@@ -127,6 +133,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
             store.flush()?;
         }
     }
+    log.close()?;
     tracing::info!("stopped");
     Ok(())
 }
@@ -148,8 +155,9 @@ fn start_threads(
     let sender =
         Arc::new(Sender::new(peers.clone(), mailboxes.clone(), config.data.clone(), shared, config.snapshot_mib_per_s));
     let (writer, writer_thread) =
-        LogWriter::start(log.clone(), outbound.clone(), mailboxes.clone()).map_err(threads)?;
-    let (flusher, flusher_thread) = Flusher::start(mailboxes.clone()).map_err(threads)?;
+        LogWriter::start(log.clone(), outbound.clone(), mailboxes.clone(), directory.disk.clone(), clock)
+            .map_err(threads)?;
+    let (flusher, flusher_thread) = Flusher::start(mailboxes.clone(), directory.disk.clone()).map_err(threads)?;
     let mut started = Vec::new();
     let mut meta = Some(meta);
     let mut per_reactor: Vec<BTreeMap<u16, crate::group::Group>> = mailboxes.iter().map(|_| BTreeMap::new()).collect();
@@ -228,12 +236,27 @@ struct Built {
     shared: Arc<SharedRocks>,
 }
 
+/// Opens the meta group's replica; makes it, if the cluster is made.
+fn open_meta(
+    config: &Config,
+    data: &std::path::Path,
+    log: &Arc<SegmentLog>,
+    shared: &SharedRocks,
+) -> Result<crate::meta_group::MetaGroup, Error> {
+    let store = open::open_store(data, 0, open::peer_of(config.node), log, shared)?;
+    if !config.join {
+        open::found(0, &store, log, &open::meta_founders(config))?;
+    }
+    open::open_meta(config, store, log)
+}
+
 /// Opens all that is on disk.
 fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
     const MIB: usize = 1 << 20;
     let data = folder.path();
+    let disk = Arc::new(open_disk(config, data)?);
     let log_options = LogOptions { segment_bytes: config.log_segment_mib * MIB };
-    let log = Arc::new(SegmentLog::open(&store::log_dir(data), &log_options)?);
+    let log = Arc::new(SegmentLog::open(&store::log_dir(data), &log_options)?.with_relief(disk.clone()));
     let shared = Arc::new(SharedRocks::new(&SharedOptions {
         block_cache_bytes: config.block_cache_mib * MIB,
         memtable_bytes: config.state_memory_mib * MIB,
@@ -244,15 +267,14 @@ fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
     let mailboxes: Vec<Arc<Mailbox>> = parkers.iter().map(|p| Arc::new(Mailbox::new(p.unparker().clone()))).collect();
     crate::resident::finish_destroying(data, &log)?;
     let own = open::peer_of(config.node);
-    let meta_store = open::open_store(data, 0, own, &log, &shared)?;
-    if !config.join {
-        open::found(0, &meta_store, &log, &open::meta_founders(config))?;
-    }
-    let mut meta = open::open_meta(config, meta_store, &log)?;
+    let mut meta = open_meta(config, data, &log, &shared)
+        .map_err(|error| if error.is_damage() { salvage::whole_node(data, &error) } else { error })?;
     let view = MetaView::new(meta.core().machine())?;
     let founds = view.version() == 0 && !config.join;
     let table = if view.version() == 0 { open::shard_table(config) } else { view.shards().clone() };
     let on_disk = open::replicas_on_disk(data)?;
+    let mut salvage = Salvage::new(config, data, &shared, &log)?;
+    let mut damaged = Vec::new();
     let mut groups = Vec::new();
     let mut slots = Vec::new();
     for shard in 1..=config.shards {
@@ -262,15 +284,16 @@ fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
             on_disk.keys().filter(|key| key.0 == shard && node_of(key.1) == config.node).map(|key| key.1).max();
         let founded = nodes.filter(|nodes| founds && nodes.contains(&config.node)).map(|nodes| open::founders(nodes));
         if let Some(peer) = newest.or(founded.as_ref().map(|_| own)) {
-            let store = open::open_store(data, shard, peer, &log, &shared)?;
-            if let Some(members) = founded {
-                open::found(shard, &store, &log, &members)?;
+            match salvage.open(shard, peer, founded.as_ref())? {
+                Some((store, group)) => {
+                    groups.push((shard, group));
+                    let mailbox = &mailboxes[reactor_of(shard, mailboxes.len())];
+                    slot.inbox.store(Some(Arc::new(Inbox::new(INBOX, mailbox.unparker()))));
+                    slot.store.store(Some(store));
+                    slot.local.store(peer, std::sync::atomic::Ordering::Release);
+                }
+                None => damaged.push(shard),
             }
-            groups.push((shard, open::open_group(config, shard, peer, store.clone(), &log)?));
-            let mailbox = &mailboxes[reactor_of(shard, mailboxes.len())];
-            slot.inbox.store(Some(Arc::new(Inbox::new(INBOX, mailbox.unparker()))));
-            slot.store.store(Some(store));
-            slot.local.store(peer, std::sync::atomic::Ordering::Release);
         }
         slots.push(slot);
     }
@@ -286,7 +309,8 @@ fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
         usage: Default::default(),
         hints: Default::default(),
         waiting: Default::default(),
-        disk_low: Default::default(),
+        disk,
+        damaged: arc_swap::ArcSwap::from_pointee(damaged),
         draining: Default::default(),
         hint_now: Default::default(),
         counters: Counters::default(),
@@ -296,12 +320,22 @@ fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
     Ok(Built { mailboxes, parkers, directory, groups, meta, log, shared })
 }
 
+/// Looks at the disk. A start needs room for one more file of the log and one memtable.
+fn open_disk(config: &Config, data: &std::path::Path) -> Result<Disk, Error> {
+    let bytes = |mib: usize| (mib as u64) << 20;
+    let limits = disk::Limits { low: bytes(config.disk_low_mib), reserve: bytes(config.reserve_mib) };
+    let need = bytes(config.log_segment_mib + config.state_write_buffer_mib);
+    Disk::open(config.node, data, limits, config.disk_stuck_ms, need)
+}
+
 fn start_reactor(number: usize, reactor: Reactor, failed: watch::Sender<bool>) -> Result<JoinHandle<()>, Error> {
     std::thread::Builder::new()
         .name(format!("reactor-{number}"))
         .spawn(move || {
             let _guard = crate::fault::AbortOnPanic;
+            let disk = reactor.directory.disk.clone();
             if let Err(error) = reactor.run() {
+                salvage::write_down(disk.folder(), disk.node(), &error);
                 tracing::error!(%error, "a reactor met an error: this node ends");
                 let _ = failed.send(true);
             }

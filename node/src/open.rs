@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::fault::damaged_record;
 use crate::group::{Group, META_RECORD};
 use crate::meta_group::{Bootstrap, MetaGroup};
+use crate::salvage::STATE_STORE;
 use crate::snapshot::standby::{Loaded, Prepared};
 use crate::store::{self, Applied, RaftLog, SegmentLog, SharedRocks, StateStore};
 use bytes::Bytes;
@@ -106,7 +107,7 @@ fn open_replica(
         None if logged.last_index == 0 => (Applied::default(), logged),
         None => {
             let reason = format!("the log ends at {}, but the state is empty", logged.last_index);
-            return Err(Error::Damaged { shard, what: "state", at: 0, reason });
+            return Err(Error::Damaged { shard, what: STATE_STORE, at: 0, reason });
         }
     };
     let reader = Box::new(ShardLog { shard, log: log.clone() });
@@ -260,7 +261,7 @@ pub fn open_store(
     let place = opened.iter().position(|(applied, _)| *applied >= cut || cut <= FOUNDING.index);
     let Some(place) = place else {
         let reason = format!("the log was cut at {cut}, but the state reaches only {most}");
-        return Err(Error::Damaged { shard, what: "state", at: most, reason });
+        return Err(Error::Damaged { shard, what: STATE_STORE, at: most, reason });
     };
     let (_, store) = opened.swap_remove(place);
     for (_, other) in opened {

@@ -36,7 +36,10 @@ pub async fn run(residents: Arc<Residents>, router: Arc<Router>, failed: watch::
         let (following, seen) = (residents.clone(), view.clone());
         let followed = tokio::task::spawn_blocking(move || following.follow(&seen)).await;
         match followed {
-            Ok(Ok(lost)) => repair.round(&view, &lost).await,
+            Ok(Ok(lost)) => {
+                repair.round(&view, &lost).await;
+                directory.damaged.store(Arc::new(lost));
+            }
             Ok(Err(error)) => {
                 tracing::error!(%error, "the replicas here cannot be what the cluster wants: this node ends");
                 let _ = failed.send(true);

@@ -233,12 +233,14 @@ impl Reactor {
         self.refresh_policy();
         let wall = self.clock.wall_ms();
         let draining = self.mailbox.drain.load(Ordering::Acquire);
+        let yields = draining || self.directory.disk.is_unwilling();
         for (&shard, group) in &mut self.groups {
             group.core().replica().tick();
             group.core().maintain(now, wall);
-            if draining {
-                self.upkeep.give_away(group, &self.directory);
-            } else {
+            if yields {
+                self.upkeep.give_away(group, &self.directory, now);
+            }
+            if !draining {
                 self.upkeep.tick(group, &self.directory, shard, now)?;
             }
         }
@@ -248,7 +250,7 @@ impl Reactor {
             let replica = meta.core().replica();
             let first = replica.conf_state().voters.iter().copied().map(crate::group::node_of).min();
             match first {
-                _ if draining => give_away(replica, &self.directory),
+                _ if yields => give_away(replica, &self.directory, now),
                 Some(first) => self.upkeep.lead_if_nobody_does(replica, 0, first, self.directory.node, now),
                 None => {}
             }
@@ -347,7 +349,12 @@ impl Reactor {
 }
 
 /// Gives a leadership to the replica that lacks least, if one is near and not about to stop too.
-pub fn give_away(replica: &mut moso_shard::Replica, directory: &Directory) {
+/// A leader whose disk hangs, and who found nobody for long, only stops leading.
+pub fn give_away(replica: &mut moso_shard::Replica, directory: &Directory, now_ms: u64) {
+    if directory.disk.must_not_lead(now_ms) && replica.step_down() {
+        tracing::error!(shard = replica.shard(), "the leadership is given up for a disk that hangs");
+        return;
+    }
     if replica.serving_term().is_none() || replica.is_transferring() {
         return;
     }

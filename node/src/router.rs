@@ -55,6 +55,8 @@ pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// One call to another node.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// When a submission refused for want of disk may be repeated, ms: an operator is to act.
+const DISK_RETRY_MS: u32 = 10_000;
 /// Bytes of an entry beside its command.
 const ENTRY_HEAD_BYTES: usize = 64;
 /// Wait between tries while there is no leader.
@@ -213,11 +215,11 @@ impl Router {
                 ),
             ));
         }
-        if is_submission(command) && self.directory.disk_low.load(Ordering::Relaxed) {
-            return Err(Fault {
-                retry_after_ms: 10_000,
-                ..Fault::new(Code::Busy, format!("the disk of node {} is nearly full", self.directory.node))
-            });
+        if is_submission(command)
+            && let Some(why) = self.directory.disk.refusal()
+        {
+            Counters::add(&self.directory.counters.shed, 1);
+            return Err(Fault { retry_after_ms: DISK_RETRY_MS, ..Fault::new(Code::Busy, why) });
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! belong.
 
 use crate::directory::Directory;
+use crate::disk::Disk;
 use crate::error::Error;
 use crate::group::{Group, node_of};
 use crate::log_writer::{LogTask, LogWriter};
@@ -60,19 +61,28 @@ pub struct Flusher {
 
 impl Flusher {
     /// Starts the thread. It ends when all handles are dropped.
-    pub fn start(mailboxes: Vec<Arc<Mailbox>>) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
+    pub fn start(
+        mailboxes: Vec<Arc<Mailbox>>,
+        disk: Arc<Disk>,
+    ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
         let (tasks, inbox) = bounded::<FlushTask>(4_096);
         let thread = std::thread::Builder::new().name("flusher".into()).spawn(move || {
             let _guard = crate::fault::AbortOnPanic;
             while let Ok(task) = inbox.recv() {
-                let dropped = task.store.drop_ended_before(task.keep_from_day);
-                let durable = dropped.and_then(|()| task.store.flush()).and_then(|()| task.store.durable_applied());
-                match durable {
+                let flush = || {
+                    task.store.drop_ended_before(task.keep_from_day)?;
+                    task.store.flush()?;
+                    task.store.durable_applied()
+                };
+                match disk.while_full(flush) {
+                    // The node stops: the log holds what was not flushed.
+                    Err(error) if error.is_no_space() => {}
                     Ok(applied) => {
                         let mailbox = &mailboxes[reactor_of(task.shard, mailboxes.len())];
                         mailbox.flushed(task.shard, applied.map_or(0, |a| a.index));
                     }
                     Err(error) => {
+                        crate::salvage::write_down(disk.folder(), disk.node(), &error);
                         tracing::error!(shard = task.shard, %error, "the state could not be flushed: this node ends");
                         std::process::abort();
                     }
@@ -179,7 +189,10 @@ impl Upkeep {
         });
         let old = group.unflushed_bytes() > 0 && now_ms >= entry.flushed_ms + FLUSH_MS;
         if !entry.flushing && (group.unflushed_bytes() >= FLUSH_BYTES.min(self.keep_bytes) || old) {
-            group.write_state()?;
+            match group.write_state() {
+                Err(error) if error.is_no_space() => return Ok(()),
+                result => result?,
+            }
             let keep_from_day = keep_from_day(directory, group);
             let task = FlushTask { shard, store: group.store().clone(), keep_from_day };
             if self.flusher.tasks.try_send(task).is_ok() {
@@ -204,7 +217,9 @@ impl Upkeep {
             let entry = self.shards.entry(shard).or_default();
             entry.balance_at_ms = now_ms + if done { BALANCE_MS } else { BALANCE_AGAIN_MS };
         }
-        if let Some(preferred) = directory.shard(shard).map(|slot| slot.preferred()) {
+        if let Some(preferred) = directory.shard(shard).map(|slot| slot.preferred())
+            && !directory.is_draining(directory.node)
+        {
             self.lead_if_nobody_does(group.core().replica(), shard, preferred, directory.node, now_ms);
         }
         Ok(())
@@ -226,9 +241,9 @@ impl Upkeep {
         }
     }
 
-    /// The node stops: its leaderships go.
-    pub fn give_away(&self, group: &mut Group, directory: &Directory) {
-        crate::reactor::give_away(group.core().replica(), directory);
+    /// The node stops, or its disk is full or hangs: its leaderships go.
+    pub fn give_away(&self, group: &mut Group, directory: &Directory, now_ms: u64) {
+        crate::reactor::give_away(group.core().replica(), directory, now_ms);
     }
 
     /// Gives the leadership to the shard's preferred node once that one is up and has the log; `false` if it lacks too

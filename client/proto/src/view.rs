@@ -50,6 +50,15 @@ pub struct NodeView {
     pub refused: u64,
     /// Bytes of live jobs, tasks and indexes in memory, by the node's own count.
     pub job_bytes: u64,
+    /// Its disk is nearly full or full: submissions are refused, and it leads only where nobody else can.
+    #[serde(default)]
+    pub disk_low: bool,
+    /// Its disk does not answer: it leads only where nobody else can.
+    #[serde(default)]
+    pub disk_stuck: bool,
+    /// Shards whose replica there was found damaged and set aside: it must be replaced.
+    #[serde(default)]
+    pub damaged_replicas: Vec<u16>,
     /// Seconds since start.
     pub uptime_s: u64,
 }

@@ -206,6 +206,19 @@ impl Replica {
         Ok(())
     }
 
+    /// Stops leading without a successor, as a leader that lost its quorum does: another is elected after an election
+    /// timeout. `false`: it does not lead, or there is nobody else.
+    pub fn step_down(&mut self) -> bool {
+        let raft = &mut self.raw.raft;
+        let alone = raft.prs().conf().voters().ids().len() < 2;
+        if alone || raft.state != StateRole::Leader {
+            return false;
+        }
+        let term = raft.term;
+        raft.become_follower(term, raft::INVALID_ID);
+        true
+    }
+
     /// Campaigns now instead of after the election timeout. Peers that hear a leader will not agree.
     ///
     /// # Errors

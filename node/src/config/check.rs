@@ -34,6 +34,12 @@ pub(super) fn check(config: &Config) -> Result<(), Vec<String>> {
             config.state_memory_mib, config.state_write_buffer_mib
         ));
     }
+    if config.disk_low_mib < config.reserve_mib {
+        errors.push(format!(
+            "disk_low_mib = {}: must be at least reserve_mib, {} (MiB)",
+            config.disk_low_mib, config.reserve_mib
+        ));
+    }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 

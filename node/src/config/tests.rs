@@ -102,6 +102,8 @@ fn mistakes_name_key_value_range_and_unit() {
     assert_eq!(mistake("replicas = 2"), "replicas = 2: must be 1, 3 or 5 (replicas)");
     assert_eq!(mistake("replicas = 3"), "replicas = 3: must be at most the number of members, 2");
     assert!(mistake("heartbeat_ticks = 20").contains("must be less than election_ticks, 20 (ticks)"));
+    assert_eq!(mistake("disk_low_mib = 63"), "disk_low_mib = 63: must be at least reserve_mib, 64 (MiB)");
+    assert_eq!(mistake("disk_stuck_ms = 99"), "disk_stuck_ms = 99: must be a whole number from 100 to 50000 (ms)");
     assert!(mistake("state_write_buffer_mib = 100").contains("at least twice"));
     assert!(mistake("api = \"0.0.0.0:1\"").contains("set listen_anywhere = true"));
     assert!(mistake("api = \"host:1\"").starts_with("api = \"host:1\": must be an IP address and a port"));
@@ -131,8 +133,17 @@ fn all_mistakes_are_told_at_once() {
 }
 
 #[test]
+fn a_folder_can_be_looked_at_without_a_configuration() {
+    let parse = |args: &[&str]| Cli::try_parse_from(["moso-node"].iter().chain(args));
+    assert!(parse(&["verify", "/a", "/b"]).unwrap().offline.is_some());
+    assert!(parse(&["dump", "/a", "--shard", "3", "--log", "--from", "5", "--json"]).unwrap().offline.is_some());
+    assert!(parse(&["verify"]).is_err() && parse(&[]).is_err());
+    assert!(parse(&["--config", "f", "verify", "/a"]).is_err());
+}
+
+#[test]
 fn a_missing_file_is_named() {
-    let cli = Cli { config: PathBuf::from("/nowhere/node.toml"), ..Cli::default() };
+    let cli = Cli { config: Some(PathBuf::from("/nowhere/node.toml")), ..Cli::default() };
     let error = Config::read(&cli, []).unwrap_err().to_string();
     assert!(error.contains("/nowhere/node.toml"), "{error}");
 }

@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 /// A copy of which nothing came for so long gives way to another one.
 const IDLE: Duration = Duration::from_secs(10);
 /// Free bytes that a copy must leave on the disk.
-const FREE_BYTES_MIN: u64 = crate::limits::DISK_RESERVE_BYTES;
+const FREE_BYTES_MIN: u64 = 512 << 20;
 
 /// A copy that arrives.
 struct Incoming {

@@ -103,6 +103,29 @@ impl DataFolder {
         Ok(DataFolder { path: path.to_owned(), identity, _lock: lock })
     }
 
+    /// The identity of a stopped node's folder, which is locked until the file given with it is dropped, so that no node
+    /// starts on it meanwhile. Nothing is changed.
+    ///
+    /// # Errors
+    /// `Folder` if a node runs on it, or it is no data folder, or damaged; `NewerFormat`.
+    pub fn look(path: &Path) -> Result<(Identity, Option<File>)> {
+        let lock = match File::open(path.join(LOCK)) {
+            Ok(file) => match file.try_lock() {
+                Ok(()) => Some(file),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(refuse(path, "a node runs on it: stop the node, then look at its folder".to_owned()));
+                }
+                Err(TryLockError::Error(error)) => return Err(refuse(path, format!("cannot be locked: {error}"))),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(refuse(path, format!("cannot be read: {error}"))),
+        };
+        let missing = || refuse(path, format!("holds no {IDENTITY}: it is no data folder of a node, or lost a part"));
+        let identity = read_sealed::<Identity>(path, IDENTITY)?.ok_or_else(missing)?;
+        read_sealed::<SeenFile>(path, SEEN)?;
+        Ok((identity, lock))
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
@@ -246,8 +269,17 @@ struct Sealed {
     content: serde_json::Value,
 }
 
-fn read_sealed<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<T>> {
-    let damaged = |reason: String| refuse(folder, format!("{name} is damaged: {reason}"));
+/// The content of a sealed file; `None`: there is no such file.
+pub(super) fn read_sealed<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<T>> {
+    let damaged = |reason: String| {
+        refuse(
+            folder,
+            format!(
+                "{name} is damaged ({reason}), so nobody knows what this node promised: keep the folder, and bring the \
+                 node back with an empty folder under a new number"
+            ),
+        )
+    };
     let bytes = match fs::read(folder.join(name)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -277,7 +309,7 @@ fn read_sealed<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<
 }
 
 /// Replaces the file at once and for good: written aside, synced, renamed, the folder synced.
-fn write_sealed(folder: &Path, name: &str, content: &impl Serialize) -> Result<()> {
+pub(super) fn write_sealed(folder: &Path, name: &str, content: &impl Serialize) -> Result<()> {
     let content = serde_json::to_value(content).expect("numbers, strings and maps are JSON");
     let sealed = Sealed { crc32c: crc32c::crc32c(content.to_string().as_bytes()), content };
     let mut bytes = serde_json::to_vec_pretty(&sealed).expect("numbers, strings and maps are JSON");

@@ -6,15 +6,19 @@
 //!   IDENTITY     which cluster and node the folder belongs to      identity.rs
 //!   SEEN         the other nodes' store ids                        identity.rs
 //!   REPLICAS     the highest incarnation of a replica here         identity.rs
+//!   DAMAGED      replicas that never run again                     damaged.rs
+//!   RESERVE      space for the end of a full disk                  ../disk/reserve.rs
 //!   log/         the Raft log of all shards: segments              log/
 //!   shards/S-P/  the state of shard S's replica P: one RocksDB     state.rs
 //!   shards/S-P.I/  the same, as it came from another node: a copy up to entry I
+//!   shards/damaged-S-P/  one that was set aside                    damaged.rs
 //!   outgoing/    copies that are being sent; emptied at each start
 //! ```
 //!
 //! The log is synced before anything is acknowledged. The state is not: after a crash it is a prefix of what was applied,
 //! says itself how long a prefix, and the log is applied from there.
 
+pub mod damaged;
 pub mod identity;
 pub mod keys;
 pub mod log;
@@ -26,8 +30,9 @@ pub mod value;
 #[cfg(test)]
 mod tests;
 
+pub use damaged::{DamagedReplica, DamagedReplicas};
 pub use identity::{DataFolder, Identity, Incarnations, Seen, StoreId};
-pub use log::{LogOptions, LogState, RaftLog, SegmentLog, ShardAppend};
+pub use log::{LogOptions, LogState, RaftLog, Relief, SegmentLog, ShardAppend};
 pub use rocks::{SharedOptions, SharedRocks};
 pub use state::{Applied, Checkpoint, StateBatch, StateStore};
 

@@ -129,9 +129,28 @@ fn table_options(shared: &SharedOptions, cache: &Cache, point_reads: bool) -> Op
     options
 }
 
-/// An instance that cannot be opened: its operator must act.
-pub(super) fn open_error(path: &Path, error: rocksdb::Error) -> Error {
+/// An instance that cannot be opened: the replica's end if its files are damaged or missing, else the operator must act.
+pub(super) fn open_error(path: &Path, shard: u16, error: rocksdb::Error) -> Error {
+    let missing = error.to_string().contains("No such file or directory");
+    if missing || matches!(error.kind(), ErrorKind::Corruption) {
+        return Error::damaged(shard, crate::salvage::STATE_STORE, 0, format!("{}: {error}", path.display()));
+    }
     Error::Folder { path: path.to_owned(), reason: format!("RocksDB cannot open it: {error}") }
+}
+
+/// A failed write. RocksDB goes on by itself when a full disk has space for its largest memtable again, which it looks for
+/// every 5 s; until then it refuses writes, and says why.
+/// A block found damaged while others are merged is the replica's end.
+pub(super) fn write_error(shard: u16, what: &'static str, error: rocksdb::Error) -> Error {
+    let reason = error.to_string();
+    if matches!(error.kind(), ErrorKind::Corruption) {
+        return Error::damaged(shard, crate::salvage::STATE_STORE, 0, reason);
+    }
+    let full = ["No space left on device", "Disk quota exceeded", "Space limit reached"];
+    match full.iter().any(|words| reason.contains(words)) {
+        true => Error::NoSpace { what, reason },
+        false => Error::fatal(what, reason),
+    }
 }
 
 /// A failed read: damaged blocks are the replica's end, anything else is the disk's.

@@ -1,14 +1,15 @@
 //! The state of one replica: a RocksDB without WAL, whose image after a crash is a prefix of what was applied.
 
 use super::keys;
-use super::rocks::{SharedRocks, open_error, read_error};
+use super::rocks::{SharedRocks, open_error, read_error, write_error};
 use super::value;
 use crate::error::{Error, Result};
 use crate::limits::BODIES_READ_MAX;
 use bytes::Bytes;
 use raft::eraftpb::ConfState;
 use rocksdb::{
-    ColumnFamily, DB, DBRawIterator, FlushOptions, ReadOptions, ReadTier, WriteBatch, WriteOptions, properties,
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBRawIterator, FlushOptions, ReadOptions, ReadTier, WriteBatch,
+    WriteOptions, properties,
 };
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -16,6 +17,7 @@ use std::sync::{Mutex, MutexGuard};
 mod archive;
 mod batch;
 mod checkpoint;
+mod offline;
 mod scan;
 
 pub use archive::{EndedJob, HistoryRow};
@@ -30,6 +32,12 @@ const ARCH: &str = "arch";
 
 /// The format written. Newer ones are refused.
 pub const STATE_FORMAT: u32 = 1;
+
+/// All column families, also the one that RocksDB insists on.
+fn families(shared: &SharedRocks) -> Vec<ColumnFamilyDescriptor> {
+    let (hot, unused) = (shared.scanned(HOT), shared.scanned(rocksdb::DEFAULT_COLUMN_FAMILY_NAME));
+    vec![hot, unused, shared.looked_up(BODY), shared.looked_up(HIST), shared.looked_up(ARCH)]
+}
 
 /// Up to where the log is applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,9 +77,8 @@ impl StateStore {
             std::fs::create_dir_all(parent)
                 .map_err(|error| Error::io(format!("making {}", parent.display()), error))?;
         }
-        let families =
-            vec![shared.scanned(HOT), shared.looked_up(BODY), shared.looked_up(HIST), shared.looked_up(ARCH)];
-        let db = DB::open_cf_descriptors(shared.database(), dir, families).map_err(|error| open_error(dir, error))?;
+        let db = DB::open_cf_descriptors(shared.database(), dir, families(shared))
+            .map_err(|error| open_error(dir, shard, error))?;
         let known = Mutex::new(Known { applied: None, dedup_below: [0; 16] });
         let store = StateStore { db, dir: dir.to_owned(), shard, known };
         let applied = store.read_applied(&ReadOptions::default())?;
@@ -153,7 +160,7 @@ impl StateStore {
     /// Not on disk on return: see [`StateStore::flush`]. The first commit must bring a configuration.
     ///
     /// # Errors
-    /// `Contract` if `applied` goes back or the first configuration is missing, and nothing was written; `Fatal`.
+    /// `Contract` if `applied` goes back or the first configuration is missing, `NoSpace`: nothing was written; `Fatal`.
     pub fn commit(&self, batch: StateBatch<'_>, applied: Applied, conf_state: Option<&ConfState>) -> Result<()> {
         let StateBatch { mut writes, dedup_below, hot, .. } = batch;
         let mut known = self.known();
@@ -172,12 +179,13 @@ impl StateStore {
                 .map_err(|reason| Error::contract(self.shard, reason))?;
             writes.put_cf(hot, keys::CONF_STATE, bytes);
         }
-        if let Some(below) = dedup_below.filter(|below| *below > known.dedup_below) {
+        let dedup_below = dedup_below.filter(|below| *below > known.dedup_below);
+        if let Some(below) = dedup_below {
             writes.delete_range_cf(hot, keys::dedup_key(&known.dedup_below), keys::dedup_key(&below));
-            known.dedup_below = below;
         }
         writes.put_cf(hot, keys::APPLIED, value::encode_position(&keys::APPLIED, applied.index, applied.term));
         self.write(writes)?;
+        known.dedup_below = dedup_below.unwrap_or(known.dedup_below);
         match (&mut known.applied, conf_state) {
             (Some((last, conf)), changed) => {
                 *last = applied;
@@ -193,12 +201,12 @@ impl StateStore {
     /// Puts all that is committed on disk, and waits for it.
     ///
     /// # Errors
-    /// `Fatal`.
+    /// `NoSpace`: to be tried again; `Fatal`.
     pub fn flush(&self) -> Result<()> {
         let families = [HOT, BODY, HIST, ARCH].map(|name| self.family(name));
         self.db
             .flush_cfs_opt(&families, &FlushOptions::default())
-            .map_err(|error| Error::fatal("flushing a shard's state", error))
+            .map_err(|error| write_error(self.shard, "flushing a shard's state", error))
     }
 
     /// About how many bytes a flush would write; a little above zero when there is nothing to flush.
@@ -321,7 +329,7 @@ impl StateStore {
     fn write(&self, writes: WriteBatch) -> Result<()> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.db.write_opt(writes, &options).map_err(|error| Error::fatal("writing a shard's state", error))
+        self.db.write_opt(writes, &options).map_err(|error| write_error(self.shard, "writing a shard's state", error))
     }
 
     fn read_error(&self, what: &'static str, at: u64, error: rocksdb::Error) -> Error {

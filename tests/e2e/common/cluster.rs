@@ -27,7 +27,7 @@ impl Cluster {
         Self::start_with(LocalOptions::default()).await
     }
 
-    /// As [`Cluster::start`].
+    /// As [`Cluster::start`], not as by default.
     pub async fn start_with(options: LocalOptions) -> Self {
         let nodes = LocalCluster::start(options).await.unwrap();
         let client = Self::connect(&nodes).await;

@@ -6,12 +6,13 @@ use crate::samples::peers::{encoded, frames_of};
 use crate::samples::{self, Sample};
 use bytes::Bytes;
 use moso_node::directory::{Counters, Directory, ShardSlot};
-use moso_node::hints::{self, HintFrame, NodeHints};
+use moso_node::disk::{Disk, Limits};
+use moso_node::hints::{self, HintFrame};
 use moso_node::peer::frame::{Frame, ReadError};
 use moso_node::sessions::Sessions;
 use moso_queue::Command;
 use moso_queue::meta::MetaCommand;
-use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
 /// Kinds of bodies, by the first byte of an input.
 const BODIES: [&str; 11] = [
@@ -103,37 +104,36 @@ pub(super) fn call_seeds() -> Vec<Vec<u8>> {
 }
 
 fn directory() -> Directory {
-    let slot = |shard| ShardSlot {
-        shard,
-        replicas: vec![1, 2, 3],
-        leader: Default::default(),
-        index: Default::default(),
-        inbox: None,
-        returned: Default::default(),
-        store: None,
-        usage: Default::default(),
-        status: Default::default(),
-        matched: Default::default(),
-    };
-    let hints = |node| (node, arc_swap::ArcSwap::from_pointee(NodeHints::default()));
-    Directory {
+    let directory = Directory {
         node: 1,
         cluster: "sample".to_owned(),
-        shards: (1..=SHARDS).map(slot).collect(),
+        shards: (1..=SHARDS).map(|shard| ShardSlot::new(shard, vec![1, 2, 3])).collect(),
         meta_leader: Default::default(),
         meta_inbox: None,
         meta: Default::default(),
         meta_changed: Default::default(),
         order: Default::default(),
         usage: Default::default(),
-        hints: BTreeMap::from([hints(2), hints(3)]),
+        hints: Default::default(),
         waiting: Default::default(),
-        disk_low: Default::default(),
+        disk: DISK.clone(),
+        damaged: Default::default(),
         draining: Default::default(),
         hint_now: Default::default(),
         counters: Counters::default(),
-    }
+    };
+    directory.set_others([2, 3].into_iter());
+    directory
 }
+
+/// A disk with room.
+static DISK: LazyLock<Arc<Disk>> = LazyLock::new(|| {
+    let none = Limits { low: 0, reserve: 0 };
+    Arc::new(
+        Disk::open(1, &std::env::temp_dir().join(format!("moso-fuzz-{}", std::process::id())), none, 3_000, 0)
+            .expect("a disk without a reserve"),
+    )
+});
 
 /// A hint frame, and what a node does with it.
 pub(super) fn hints(data: &[u8]) {

@@ -69,6 +69,7 @@ fn node_hints() -> NodeHints {
         applied: 999,
         lag: 1,
         matched: 990,
+        settled: 17,
         live: 50,
         ready: 40,
         leased: 10,

@@ -46,7 +46,7 @@ pub(crate) fn read_config(dir: &Path, text: &[u8]) -> moso_node::error::Result<C
     let path = dir.join("node.toml");
     std::fs::write(&path, text)
         .map_err(|source| moso_node::error::Error::Io { what: format!("writing {}", path.display()), source })?;
-    Config::read(&Cli { config: path, ..Cli::default() }, [])
+    Config::read(&Cli { config: Some(path), ..Cli::default() }, [])
 }
 
 /// A configuration with every key.

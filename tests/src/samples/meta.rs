@@ -8,7 +8,7 @@ const NOW_MS: u64 = 1_700_000_000_000;
 
 fn node(number: u32) -> (u32, Node) {
     let at = |port: u32| format!("127.0.0.1:{}", port + number);
-    (number, Node { api: at(7400), peer: at(7500), http: at(7600), zone: format!("rack-{number}") })
+    (number, Node { api: at(7400), peer: at(7500), http: at(7600), zone: format!("rack-{number}"), drain: number == 3 })
 }
 
 fn put(kind: &str, name: &str, json: &str, expected_version: Option<u64>) -> MetaCommand {
@@ -22,7 +22,7 @@ fn put(kind: &str, name: &str, json: &str, expected_version: Option<u64>) -> Met
 }
 
 fn commands() -> Vec<(&'static str, MetaCommand)> {
-    let shards = ShardTable { replicas: vec![vec![1, 2, 3], vec![2, 3, 1]] };
+    let shards = ShardTable { replicas: vec![vec![1, 2, 3], vec![2, 3, 1]], ..ShardTable::default() };
     let bootstrap =
         MetaCommand::Bootstrap { cluster: "sample".to_owned(), nodes: vec![node(1), node(2), node(3)], shards };
     let queue = r#"{"state":"brokeroff","reason":"downtime","until_ms":1,"lease_ttl_ms":60000,"heartbeat_ms":15000,"max_running":7,"max_memory_mib":8,"max_wall_time_s":9,"tags":["gpu"]}"#;

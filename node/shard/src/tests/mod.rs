@@ -4,6 +4,7 @@ mod cluster;
 mod core;
 mod elections;
 mod hostile;
+mod hung_disk;
 mod replication;
 mod restart;
 mod snapshots;

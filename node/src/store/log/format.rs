@@ -85,7 +85,14 @@ impl Head {
         file.iter().take(HEAD_BYTES as usize).all(|byte| *byte == 0)
     }
 
-    fn crc(&self, at: u64, items: &[u8]) -> u32 {
+    /// Whether both copies of a file's head are whole.
+    pub fn is_twice(file: &[u8]) -> bool {
+        let copies = [file.get(..HEAD_USED), file.get(HEAD_COPY_AT..HEAD_COPY_AT + HEAD_USED)];
+        copies.into_iter().all(|copy| copy.is_some_and(|copy| Head::decode(copy).is_some()))
+    }
+
+    /// The checksum of items at a place.
+    pub fn crc(&self, at: u64, items: &[u8]) -> u32 {
         let mut place = [0; 24];
         place[..8].copy_from_slice(&self.number.to_be_bytes());
         place[8..16].copy_from_slice(&self.salt.to_be_bytes());
@@ -105,15 +112,25 @@ impl Head {
         batch.resize(batch.len().next_multiple_of(BATCH_HEAD_BYTES), 0);
     }
 
+    /// Bytes of the items behind a batch's head at `at`; `None`: it is no head of this segment.
+    pub fn length(&self, head: &[u8], at: u64) -> Option<usize> {
+        let good = be_u32(&head[..4]) == MARKER && self.crc(at, &head[4..8]) == be_u32(&head[12..16]);
+        good.then(|| be_u32(&head[4..8]) as usize)
+    }
+
+    /// Whether a batch was begun at `at`, whole or not.
+    pub fn begins(&self, file: &[u8], at: u64) -> bool {
+        let head = file.get(at as usize..).and_then(|rest| rest.get(..BATCH_HEAD_BYTES));
+        head.is_some_and(|head| self.length(head, at).is_some())
+    }
+
     /// The items of the batch that begins at `at`, and where the next one begins; `None`: there is no whole batch.
     pub fn batch<'a>(&self, file: &'a [u8], at: u64) -> Option<(&'a [u8], u64)> {
         let from = usize::try_from(at).ok()?;
         let head = file.get(from..from.checked_add(BATCH_HEAD_BYTES)?)?;
-        if be_u32(&head[..4]) != MARKER || self.crc(at, &head[4..8]) != be_u32(&head[12..]) {
-            return None;
-        }
+        let length = self.length(head, at)?;
         let begin = from + BATCH_HEAD_BYTES;
-        let items = file.get(begin..begin.checked_add(be_u32(&head[4..8]) as usize)?)?;
+        let items = file.get(begin..begin.checked_add(length)?)?;
         let next = (begin + items.len()).next_multiple_of(BATCH_HEAD_BYTES);
         (self.crc(at, items) == be_u32(&head[8..12])).then_some((items, next as u64))
     }

@@ -3,6 +3,8 @@
 //! ```text
 //! segments.rs  writing, reading, using files again      format.rs   the bytes of a file
 //! index.rs     where each entry is, in memory           recover.rs  what the files hold after a start
+//! space.rs     writing where the disk may be full       tail.rs     is the last batch damaged, or incomplete?
+//! survey.rs    every file of a stopped node's log
 //! ```
 
 #[doc(hidden)]
@@ -10,8 +12,13 @@ pub mod format;
 mod index;
 mod recover;
 mod segments;
+mod space;
+mod survey;
+mod tail;
 
 pub use segments::SegmentLog;
+pub use space::{Relief, is_full};
+pub use survey::{Surveyed, Use, survey};
 
 use crate::error::Result;
 use raft::eraftpb::{Entry, HardState};

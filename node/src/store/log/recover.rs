@@ -3,6 +3,7 @@
 use super::INDEX_MAX;
 use super::format::{BATCH_HEAD_BYTES, FORMAT, HEAD_BYTES, Head, Item};
 use super::index::{Index, Place, Segment};
+use super::tail;
 use crate::error::{Error, Result};
 use crate::store::value;
 use raft::eraftpb::HardState;
@@ -24,6 +25,15 @@ pub struct Recovered {
     pub spare: Vec<(u32, Arc<File>)>,
     /// First slot without a file.
     pub next_slot: u32,
+}
+
+/// What the files are opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Looking at a stopped node's log: nothing is changed.
+    Read,
+    /// Going on with it.
+    Append,
 }
 
 /// A file with a head.
@@ -53,17 +63,17 @@ struct Shard {
 ///
 /// # Errors
 /// As [`super::SegmentLog::open`].
-pub fn recover(dir: &Path) -> Result<Recovered> {
+pub fn recover(dir: &Path, access: Access) -> Result<Recovered> {
     let mut recovered = Recovered::default();
-    let mut found = heads(dir, &mut recovered)?;
-    let Some((number, end, bytes)) = newest(dir, &mut found, &mut recovered)? else { return Ok(recovered) };
+    let mut found = heads(dir, access, &mut recovered)?;
+    let Some((number, end, bytes)) = newest(dir, access, &mut found, &mut recovered)? else { return Ok(recovered) };
     let mut ends = needed(dir, &found[&number], &bytes)?;
     ends.insert(number, end);
     drop(bytes);
     let mut shards = BTreeMap::new();
     for (&number, &end) in &ends {
         let Some(segment) = found.remove(&number) else {
-            let reason = format!("segment {number} of the Raft log is missing: this node's replicas must be replaced");
+            let reason = format!("segment {number} of the Raft log is missing: {WHAT_TO_DO}");
             return Err(Error::Folder { path: dir.to_owned(), reason });
         };
         replay(dir, &segment, end, &mut shards)?;
@@ -78,13 +88,13 @@ pub fn recover(dir: &Path) -> Result<Recovered> {
 }
 
 /// The files that were begun, by the number of the segment. The others are free.
-fn heads(dir: &Path, recovered: &mut Recovered) -> Result<BTreeMap<u64, Found>> {
+fn heads(dir: &Path, access: Access, recovered: &mut Recovered) -> Result<BTreeMap<u64, Found>> {
     let mut found = BTreeMap::new();
     for slot in slots(dir)? {
         recovered.next_slot = recovered.next_slot.max(slot + 1);
         let path = super::segments::slot_path(dir, slot);
         let io = |error| Error::io(format!("reading {}", path.display()), error);
-        let file = Arc::new(OpenOptions::new().read(true).write(true).open(&path).map_err(io)?);
+        let file = Arc::new(OpenOptions::new().read(true).write(access == Access::Append).open(&path).map_err(io)?);
         let mut bytes = Vec::new();
         (&*file).take(HEAD_BYTES).read_to_end(&mut bytes).map_err(io)?;
         match Head::decode(&bytes) {
@@ -103,6 +113,7 @@ fn heads(dir: &Path, recovered: &mut Recovered) -> Result<BTreeMap<u64, Found>> 
 /// was not, and is free. What ends the log is on disk when this returns.
 fn newest(
     dir: &Path,
+    access: Access,
     found: &mut BTreeMap<u64, Found>,
     recovered: &mut Recovered,
 ) -> Result<Option<(u64, u64, Vec<u8>)>> {
@@ -113,8 +124,14 @@ fn newest(
             tracing::error!(end, later, "a batch of the Raft log is damaged: a whole one follows");
             return Err(damaged(dir, newest.get().slot, end));
         }
+        if tail::is_one_bit_off(&newest.get().head, &bytes, end) {
+            tracing::error!(end, "the last batch of the Raft log is whole but for one bit");
+            return Err(damaged(dir, newest.get().slot, end));
+        }
         if end > HEAD_BYTES {
-            make_durable(newest.get(), &bytes, last, end)?;
+            if access == Access::Append {
+                make_durable(newest.get(), &bytes, last, end)?;
+            }
             return Ok(Some((*newest.key(), end, bytes)));
         }
         let Found { slot, file, .. } = newest.remove();
@@ -134,7 +151,8 @@ fn make_durable(newest: &Found, bytes: &[u8], last: u64, end: u64) -> Result<()>
     write().map_err(|error| Error::fatal("writing the end of the Raft log again", error))
 }
 
-fn slots(dir: &Path) -> Result<BTreeSet<u32>> {
+/// The numbers of the files.
+pub fn slots(dir: &Path) -> Result<BTreeSet<u32>> {
     let io = |error| Error::io(format!("reading {}", dir.display()), error);
     let mut slots = BTreeSet::new();
     for file in std::fs::read_dir(dir).map_err(io)? {
@@ -146,7 +164,7 @@ fn slots(dir: &Path) -> Result<BTreeSet<u32>> {
 }
 
 /// Where the last whole batch begins, and where it ends.
-fn end_of(head: &Head, bytes: &[u8]) -> (u64, u64) {
+pub fn end_of(head: &Head, bytes: &[u8]) -> (u64, u64) {
     let (mut last, mut end) = (HEAD_BYTES, HEAD_BYTES);
     while let Some((_, next)) = head.batch(bytes, end) {
         (last, end) = (end, next);
@@ -155,7 +173,7 @@ fn end_of(head: &Head, bytes: &[u8]) -> (u64, u64) {
 }
 
 /// A whole batch behind the end: then what is there was acknowledged.
-fn batch_behind(head: &Head, bytes: &[u8], end: u64) -> Option<u64> {
+pub fn batch_behind(head: &Head, bytes: &[u8], end: u64) -> Option<u64> {
     let mut places = (end..bytes.len() as u64).step_by(BATCH_HEAD_BYTES).skip(1);
     places.find(|&at| head.batch(bytes, at).is_some())
 }
@@ -172,9 +190,13 @@ fn no_head(dir: &Path, slot: u32, bytes: &[u8]) -> Error {
 }
 
 fn damaged(dir: &Path, slot: u32, at: u64) -> Error {
-    let reason = format!("the Raft log is damaged at byte {at}: this node's replicas must be replaced");
+    let reason = format!("the Raft log is damaged at byte {at}: {WHAT_TO_DO}");
     Error::Folder { path: super::segments::slot_path(dir, slot), reason }
 }
+
+/// All replicas of a node share the log, so none of them can be trusted.
+const WHAT_TO_DO: &str = "entries that this node acknowledged are lost, so it must not start again: keep the folder, \
+    `moso-node verify` lists the damage, and bring the node back with an empty folder under a new number";
 
 /// The older segments that the first batch of the newest names, with their ends.
 fn needed(dir: &Path, newest: &Found, bytes: &[u8]) -> Result<BTreeMap<u64, u64>> {

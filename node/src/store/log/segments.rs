@@ -7,7 +7,9 @@
 
 use super::format::{BATCH_HEAD_BYTES, HEAD_BYTES, Head, Item};
 use super::index::{Index, Place, Segment};
-use super::{INDEX_MAX, LogOptions, LogState, RaftLog, ShardAppend, recover};
+use super::recover::{Access, Recovered, recover};
+use super::space::{Relief, Space};
+use super::{INDEX_MAX, LogOptions, LogState, RaftLog, ShardAppend};
 use crate::error::{Error, Result};
 use crate::limits::LOG_WRITE_BYTES_MAX;
 use crate::store::value;
@@ -31,15 +33,18 @@ const MOVED_PART: u64 = 4;
 
 /// The Raft log of all shards of a node.
 ///
-/// Damage is told from the end of what was written: behind an incomplete batch there is never a whole one. Only the very
-/// last batch, damaged as a whole, looks like one that was never completed; then the state is ahead of the log, or a peer
-/// says so.
+/// Damage is told from the end of what was written: behind an incomplete batch there is never a whole one, and an
+/// incomplete one is not whole but for a bit. Only the very last batch before a crash, damaged in several places, looks
+/// like one that was never completed; then the state is ahead of the log, or a peer says so.
 pub struct SegmentLog {
     dir: PathBuf,
     segment_bytes: u64,
     /// Held while a batch is written.
     writer: Mutex<Writer>,
     index: Mutex<Index>,
+    space: Space,
+    /// A stopped node's, looked at.
+    read_only: bool,
 }
 
 /// The newest segment.
@@ -75,7 +80,38 @@ impl SegmentLog {
     /// `Folder` if a segment is missing or damaged; `Damaged` if a shard's entries are not all there; `Io`.
     pub fn open(dir: &Path, options: &LogOptions) -> Result<SegmentLog> {
         std::fs::create_dir_all(dir).map_err(|error| Error::io(format!("making {}", dir.display()), error))?;
-        let found = recover::recover(dir)?;
+        Ok(Self::build(dir, options, recover(dir, Access::Append)?))
+    }
+
+    /// Opens the log in `dir` without changing anything; appends are refused.
+    ///
+    /// # Errors
+    /// As [`SegmentLog::open`].
+    pub fn open_read_only(dir: &Path) -> Result<SegmentLog> {
+        let log = Self::build(dir, &LogOptions::default(), recover(dir, Access::Read)?);
+        Ok(SegmentLog { read_only: true, ..log })
+    }
+
+    /// Asks `relief` for space when a write finds the disk full.
+    pub fn with_relief(self, relief: Arc<dyn Relief>) -> SegmentLog {
+        SegmentLog { space: Space::new(relief), ..self }
+    }
+
+    /// Marks the end: the batch before the mark is known to have been complete. The owner writes nothing afterwards.
+    ///
+    /// # Errors
+    /// `Fatal`.
+    pub fn close(&self) -> Result<()> {
+        let mut writer = self.writer();
+        if writer.file.is_none() {
+            return Ok(());
+        }
+        writer.batch.clear();
+        writer.batch.resize(BATCH_HEAD_BYTES, 0);
+        self.commit(&mut writer, Vec::new())
+    }
+
+    fn build(dir: &Path, options: &LogOptions, found: Recovered) -> SegmentLog {
         let writer = Writer {
             head: Head { number: found.highest, salt: 0 },
             // The first batch begins a segment: what an incomplete one left behind is never written over.
@@ -87,12 +123,14 @@ impl SegmentLog {
             cuts: BTreeSet::new(),
             batch: Vec::new(),
         };
-        Ok(SegmentLog {
+        SegmentLog {
             dir: dir.to_owned(),
             segment_bytes: options.segment_bytes.max(2 * HEAD_BYTES as usize) as u64,
             writer: Mutex::new(writer),
             index: Mutex::new(found.index),
-        })
+            space: Space::default(),
+            read_only: false,
+        }
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -101,6 +139,11 @@ impl SegmentLog {
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().expect("no thread panics while it holds this lock")
+    }
+
+    /// Shards of which anything was ever written.
+    pub fn shards(&self) -> Vec<u16> {
+        self.index().shards.keys().copied().collect()
     }
 
     /// Files in use, and free ones.
@@ -121,6 +164,12 @@ impl SegmentLog {
         let index = self.index();
         let place = index.shards.get(&shard)?.place(at)?;
         Some((place.segment, place.at))
+    }
+
+    /// From now on so many bytes can be written.
+    #[cfg(test)]
+    pub fn leave_space(&self, bytes: Option<u64>) {
+        self.space.leave(bytes);
     }
 
     /// Makes every further write fail.
@@ -147,14 +196,13 @@ impl SegmentLog {
             None => {
                 let slot = writer.next_slot;
                 writer.next_slot += 1;
-                let file =
-                    self.open_slot(slot).map_err(|error| Error::fatal("making a file of the Raft log", error))?;
+                let file = self.space.retrying("making a file of the Raft log", || self.open_slot(slot))?;
                 (slot, Arc::new(file))
             }
         };
         writer.head = Head { number: writer.head.number + 1, salt: rand::random() };
         writer.at = HEAD_BYTES;
-        write_at(&file, &writer.head.encode(), 0)?;
+        self.space.write_at(&file, &writer.head.encode(), 0)?;
         let mut index = self.index();
         let segment = Segment { file: file.clone(), slot, end: HEAD_BYTES, live: 0 };
         index.segments.insert(writer.head.number, segment);
@@ -210,7 +258,8 @@ impl SegmentLog {
         let Writer { head, file, at, batch, spare, retired, .. } = &mut *writer;
         head.seal(*at, batch);
         let file = file.as_ref().expect("a segment is begun before a batch is gathered");
-        write_at(file, batch, *at)?;
+        // Written again at the same place, the same bytes, if the disk was full.
+        self.space.write_at(file, batch, *at)?;
         file.sync_data().map_err(|error| Error::fatal("syncing the Raft log", error))?;
         *at += batch.len() as u64;
         if batch.capacity() as u64 > self.segment_bytes {
@@ -246,6 +295,9 @@ impl SegmentLog {
 
     /// Gathers a batch of about so many bytes; begins a segment if the newest has no room for it.
     fn gather(&self, writer: &mut Writer, bytes: usize) -> Result<Vec<Done<'static>>> {
+        if self.read_only {
+            return Err(Error::contract(0, "this log was opened for reading"));
+        }
         let room = self.segment_bytes.saturating_sub(writer.at);
         // A segment's first batch says all of the older ones.
         let begun = writer.file.is_some() && writer.at > HEAD_BYTES;
@@ -446,10 +498,6 @@ fn read_value(index: &Index, shard: u16, at: u64, place: &Place) -> Result<Vec<u
         true => Ok(bytes),
         false => Err(damaged("wrong checksum")),
     }
-}
-
-fn write_at(file: &File, bytes: &[u8], at: u64) -> Result<()> {
-    file.write_all_at(bytes, at).map_err(|error| Error::fatal("writing the Raft log", error))
 }
 
 /// The file of a slot.

@@ -3,7 +3,7 @@
 use super::{ARCH, HIST, StateStore};
 use crate::error::{Error, Result};
 use crate::store::keys::{self, EndedKind};
-use crate::store::rocks::rows;
+use crate::store::rocks::{rows, write_error};
 use bytes::Bytes;
 use rocksdb::{ReadOptions, WriteBatch};
 use std::ops::RangeInclusive;
@@ -117,7 +117,7 @@ impl StateStore {
     /// itself, and again if a crash brought some back.
     ///
     /// # Errors
-    /// `Fatal`.
+    /// `NoSpace`: to be tried again; `Fatal`.
     pub fn drop_ended_before(&self, day: u16) -> Result<()> {
         let (first, end) = ([0; 2], day.to_be_bytes());
         let mut writes = WriteBatch::default();
@@ -125,7 +125,7 @@ impl StateStore {
             let family = self.family(name);
             self.db
                 .delete_file_in_range_cf(family, first, end)
-                .map_err(|error| Error::fatal("dropping archived days", error))?;
+                .map_err(|error| write_error(self.shard, "dropping archived days", error))?;
             writes.delete_range_cf(family, first, end);
         }
         self.write(writes)

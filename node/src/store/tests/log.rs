@@ -5,30 +5,30 @@ use raft::eraftpb::{Entry, HardState};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-const SEGMENT: usize = 64 << 10;
+pub const SEGMENT: usize = 64 << 10;
 
-fn try_open(dir: &Path) -> Result<SegmentLog, Error> {
+pub fn try_open(dir: &Path) -> Result<SegmentLog, Error> {
     SegmentLog::open(dir, &LogOptions { segment_bytes: SEGMENT })
 }
 
-fn open(dir: &Path) -> SegmentLog {
+pub fn open(dir: &Path) -> SegmentLog {
     try_open(dir).unwrap()
 }
 
-fn files(dir: &Path) -> Vec<PathBuf> {
+pub fn files(dir: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()).collect()
 }
 
-fn entries(indexes: Range<u64>, term: u64) -> Vec<Entry> {
+pub fn entries(indexes: Range<u64>, term: u64) -> Vec<Entry> {
     let entry = |index| Entry { term, index, data: Bytes::from(format!("{term}/{index}")), ..Entry::default() };
     indexes.map(entry).collect()
 }
 
-fn append(log: &SegmentLog, shard: u16, entries: &[Entry]) -> Result<(), Error> {
+pub fn append(log: &SegmentLog, shard: u16, entries: &[Entry]) -> Result<(), Error> {
     log.append(&[ShardAppend { shard, entries, ..ShardAppend::default() }])
 }
 
-fn terms(log: &SegmentLog, shard: u16) -> Vec<(u64, u64)> {
+pub fn terms(log: &SegmentLog, shard: u16) -> Vec<(u64, u64)> {
     let state = log.load(shard).unwrap();
     if state.first_index > state.last_index {
         return Vec::new();
@@ -304,8 +304,7 @@ fn entries_that_were_replaced_do_not_come_back() {
     assert_eq!(terms(&open(dir.path()), 1), [(13, 3)]);
 }
 
-/// A flipped byte anywhere: the log does not open, or holds everything, or ends before the batch that was hit, which then
-/// was the last.
+/// A flipped bit anywhere: the log does not open, or holds everything.
 #[test]
 fn damage_is_told_from_the_end() {
     let dir = tempfile::tempdir().unwrap();
@@ -315,7 +314,7 @@ fn damage_is_told_from_the_end() {
     let file = files(&dir.path().join("log")).pop().unwrap();
     let bytes = std::fs::read(&file).unwrap();
     let image = dir.path().join("image");
-    let (mut refused, mut whole, mut short) = (0, 0, 0);
+    let (mut refused, mut whole) = (0, 0);
     for at in (0..30).chain(4_090..4_130).chain(8_192..bytes.len()) {
         let _ = std::fs::remove_dir_all(&image);
         std::fs::create_dir(&image).unwrap();
@@ -325,7 +324,6 @@ fn damage_is_told_from_the_end() {
         match try_open(&image) {
             Ok(log) => match log.load(1).unwrap().last_index {
                 30 => whole += 1,
-                29 if at > bytes.len() - 100 => short += 1,
                 other => panic!("byte {at}: the log ends at {other}"),
             },
             Err(Error::Folder { reason, .. }) => {
@@ -339,7 +337,7 @@ fn damage_is_told_from_the_end() {
             assert_eq!(log.entries(1, 1, last + 1, u64::MAX).unwrap(), written[..last as usize]);
         }
     }
-    assert!(refused > 1_000 && whole >= 60 && (1..100).contains(&short), "{refused} {whole} {short}");
+    assert!(refused > 1_000 && whole >= 60, "{refused} {whole}");
 }
 
 #[test]
