@@ -1,6 +1,6 @@
 //! What submitters, workers and the run share.
 
-use super::history::History;
+use super::history::{History, SubmissionId};
 use moso_client::v1::{JobSpec, RetryPolicy, TaskSpec};
 use moso_client::{Client, Submission};
 use rand::Rng;
@@ -11,14 +11,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
-use super::history::SubmissionId;
-
 /// Attempts of a job: more than any run takes, so that every job can succeed.
 const ATTEMPTS: u32 = 1_000;
 /// Bytes of a body beyond the submission's id.
 const BODY_MAX: usize = 512;
 /// Jobs of a submission.
 const TASK_JOBS_MAX: u32 = 10;
+
+/// Part of the submissions of jobs of their own whose last job waits for the first.
+const WAITS: f64 = 0.2;
+/// How often the cluster is asked how many jobs are ready, and when its word is old.
+const READY_LOOK: Duration = Duration::from_millis(100);
+const READY_OLD: Duration = Duration::from_millis(600);
 
 /// The phases of a run, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,8 +82,9 @@ pub(super) struct Load {
     pub backlog: u64,
     /// A job that runs long takes this at most.
     pub job_max: Duration,
-    /// Jobs ready, as the cluster last said.
-    pub ready: AtomicU64,
+    /// Jobs ready, as the cluster last said, and when it was asked (ns since the run began).
+    ready: AtomicU64,
+    ready_ns: AtomicU64,
     phase: watch::Sender<Phase>,
     problems: Mutex<Vec<String>>,
 }
@@ -95,6 +100,7 @@ impl Load {
             backlog,
             job_max,
             ready: AtomicU64::new(0),
+            ready_ns: AtomicU64::new(0),
             phase: watch::Sender::new(Phase::Load),
             problems: Mutex::default(),
         }
@@ -114,6 +120,24 @@ impl Load {
     pub async fn reached(&self, phase: Phase) {
         // The sender lives as long as `self`.
         let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
+    }
+
+    /// Keeps what the cluster says is ready, until the run is over.
+    pub async fn watch_ready(self: Arc<Self>) {
+        while self.phase() < Phase::Over {
+            let asked_ns = self.history.now_ns();
+            if let Ok(cluster) = self.client.cluster().await {
+                self.ready.store(cluster.shards.iter().map(|shard| shard.ready).sum(), Relaxed);
+                self.ready_ns.store(asked_ns, Relaxed);
+            }
+            tokio::time::sleep(READY_LOOK).await;
+        }
+    }
+
+    /// Whether enough jobs are ready. A word that is old says nothing: it may be that all have gone.
+    pub fn is_full(&self) -> bool {
+        let age_ns = self.history.now_ns().saturating_sub(self.ready_ns.load(Relaxed));
+        age_ns < READY_OLD.as_nanos() as u64 && self.ready.load(Relaxed) >= self.backlog
     }
 
     /// Operations answered so far.
@@ -167,7 +191,13 @@ impl Load {
             true => submission.array(jobs),
             false => {
                 let spec = |_| JobSpec { body: body(rng).into(), ..JobSpec::default() };
-                submission.jobs((0..jobs).map(spec).collect())
+                let mut specs: Vec<JobSpec> = (0..jobs).map(spec).collect();
+                if let [_, .., last] = &mut specs[..]
+                    && rng.random_bool(WAITS)
+                {
+                    last.depends_on = vec![0];
+                }
+                submission.jobs(specs)
             }
         };
         (submission, jobs)

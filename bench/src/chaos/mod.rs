@@ -40,7 +40,6 @@ use report::{Calm, Report};
 use site::{Site, SiteOptions};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -53,8 +52,6 @@ const HEARTBEAT_MS: u32 = 3_000;
 /// Clients under load give up soon, so that unknown outcomes are seen.
 const CALL_DEADLINE: Duration = Duration::from_secs(3);
 const RETRY_BUDGET: Duration = Duration::from_secs(5);
-/// How often the cluster is asked how many jobs are ready.
-const LOOK: Duration = Duration::from_millis(200);
 /// The load runs so long before the first fault.
 const WARM_UP: Duration = Duration::from_secs(2);
 
@@ -176,18 +173,8 @@ impl Crowd {
         for index in 0..asked.workers as usize {
             workers.spawn(worker::run(load.clone(), index, seeds.random()));
         }
-        workers.spawn(watch_ready(load.clone()));
+        workers.spawn(load.clone().watch_ready());
         Crowd { submitters, workers }
-    }
-}
-
-/// Keeps the number of ready jobs, as the cluster says it.
-async fn watch_ready(load: Arc<Load>) {
-    while load.phase() < Phase::Over {
-        if let Ok(cluster) = load.client.cluster().await {
-            load.ready.store(cluster.shards.iter().map(|shard| shard.ready).sum(), Relaxed);
-        }
-        tokio::time::sleep(LOOK).await;
     }
 }
 

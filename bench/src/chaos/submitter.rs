@@ -35,7 +35,7 @@ enum Try {
 pub(super) async fn run(load: Arc<Load>, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     while load.phase() == Phase::Load {
-        if load.ready.load(Relaxed) >= load.backlog {
+        if load.is_full() {
             tokio::time::sleep(FULL_WAIT).await;
             continue;
         }

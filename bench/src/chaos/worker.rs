@@ -22,6 +22,8 @@ const BEAT_EVERY: Duration = Duration::from_secs(3);
 const SETTLE_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait of a lease request.
 const LEASE_WAIT_MS: u32 = 2_000;
+/// After an empty answer.
+const EMPTY_PAUSE: Duration = Duration::from_millis(50);
 /// A node that has not answered a heartbeat for so long is left.
 const SILENCE_MAX: Duration = Duration::from_secs(8);
 /// A frame that the network does not take for so long: the stream is given up.
@@ -351,6 +353,10 @@ impl Worker {
                 let (outcome, due) = (self.draw_outcome(), now + self.draw_time());
                 self.held.insert(lease.job_id, Held { attempt: lease.attempt, outcome, due, lost: false });
             }
+        }
+        if leases.is_empty() {
+            // An answer that did not wait for jobs is not followed by the next question at once.
+            self.lease_at = now + EMPTY_PAUSE;
         }
         self.load.counters.leases.fetch_add(leases.len() as u64, Relaxed);
         self.load.history.add(What::LeaseOk { session, request, leases });
