@@ -1,6 +1,6 @@
 //! What clients and workers send, and what nodes answer.
 
-use super::reached::{reached, result};
+use super::reached::{self, reached, result};
 use super::seeds_of;
 use crate::samples::{self, MESSAGES, Sample};
 use bytes::Bytes;
@@ -49,7 +49,7 @@ pub(super) fn submit(data: &[u8]) {
     assert_eq!(moso_queue::command::Submit { content: submit.content, ..*read }, submit);
     assert_ne!(content, submit.content, "the fingerprint is written");
     match apply(&bytes) {
-        Reply::Refused(refusal) => reached(refusal.message),
+        Reply::Refused(refusal) => reached::text(refusal.message),
         _ => reached("made"),
     }
 }

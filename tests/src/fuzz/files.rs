@@ -1,7 +1,7 @@
 //! Files that a node or the bench reads at its start.
 
 use super::input::{Input, put_piece};
-use super::reached::{reached, result};
+use super::reached::{self, reached, result};
 use super::seeds_of;
 use super::store::shared_memory;
 use crate::samples::files::{CONFIG, identity as sample_identity, open, read_config, sealed};
@@ -22,7 +22,7 @@ pub(super) fn identity(data: &[u8]) {
     let opened = open(dir.path(), &file(first), (!second.is_empty()).then(|| file(second)).as_deref());
     if let Err(error) = &opened {
         assert!(matches!(error, Error::Folder { .. } | Error::NewerFormat { .. }), "{error}");
-        reached(error.to_string().replace(&dir.path().display().to_string(), ""));
+        reached::text(error.to_string().replace(&dir.path().display().to_string(), ""));
     }
     if let Ok(text) = opened {
         assert!(text.contains("cluster: \"sample\"") && text.contains("node: 1"), "{text}");
@@ -57,7 +57,7 @@ pub(super) fn config(data: &[u8]) {
         Err(Error::Config(errors)) => {
             assert!(!errors.is_empty());
             let texts = errors.iter().map(|error| error.replace(&dir.path().display().to_string(), ""));
-            texts.for_each(|text| reached(text.split('=').next().unwrap_or("")));
+            texts.for_each(|text| reached::text(text.split('=').next().unwrap_or("")));
         }
         // No text.
         Err(Error::Io { .. }) => reached("unreadable"),

@@ -1,7 +1,7 @@
 //! The meta group's commands and records.
 
 use super::input::{Input, put_piece};
-use super::reached::{reached, result};
+use super::reached::{self, reached, result};
 use super::seeds_of;
 use crate::samples::meta::split_records;
 use moso_queue::meta::{MetaCommand, MetaMachine, MetaReply, MetaView};
@@ -35,7 +35,7 @@ pub(super) fn command(data: &[u8]) {
             Ok(MetaReply::Refused { code, message }) => {
                 assert_eq!(machine.version(), before, "a refused command changed something");
                 reached(code);
-                reached(message.split(['"', '`']).next().unwrap_or(""));
+                reached::text(message.split(['"', '`']).next().unwrap_or(""));
             }
             Err(_) => assert_eq!(machine.version(), before, "an unreadable command changed something"),
         }

@@ -10,24 +10,36 @@ thread_local! {
 
 const PRIME: u64 = 0x0000_0100_0000_01b3;
 
-struct Hash(u64);
+struct Hash {
+    sum: u64,
+    /// Numbers in texts are most often lengths and positions: not each of them is something new.
+    numbers: bool,
+}
 
 impl Write for Hash {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
-            // Numbers in texts are most often lengths and positions: not each of them is something new.
-            let byte = if byte.is_ascii_digit() { b'0' } else { byte };
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(PRIME);
+            let byte = if byte.is_ascii_digit() && !self.numbers { b'0' } else { byte };
+            self.sum = (self.sum ^ u64::from(byte)).wrapping_mul(PRIME);
         }
         Ok(())
     }
 }
 
-/// Says that the input came to the place `what`, a number or a text such as an error's.
-pub(super) fn reached(what: impl fmt::Display) {
-    let mut hash = Hash(MARK.get());
+fn mark(what: impl fmt::Display, numbers: bool) {
+    let mut hash = Hash { sum: MARK.get(), numbers };
     write!(hash, "{what};").expect("hashing writes nowhere");
-    MARK.set(hash.0);
+    MARK.set(hash.sum);
+}
+
+/// Says that the input came to the place `what`, of which there are few.
+pub(super) fn reached(what: impl fmt::Display) {
+    mark(what, true);
+}
+
+/// Says that the input brought this text, such as an error's, whatever the numbers in it.
+pub(super) fn text(what: impl fmt::Display) {
+    mark(what, false);
 }
 
 /// Marks a result: what is wrong, or that nothing is.
@@ -38,7 +50,7 @@ pub(super) fn result<T, E: fmt::Display>(result: Result<T, E>) -> Option<T> {
             Some(value)
         }
         Err(error) => {
-            reached(error);
+            text(error);
             None
         }
     }

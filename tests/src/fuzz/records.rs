@@ -1,7 +1,7 @@
 //! Stored records of a shard's state.
 
 use super::input::{Input, put_piece};
-use super::reached::{reached, result};
+use super::reached::{self, reached, result};
 use super::seeds_of;
 use crate::samples::{self, Sample};
 use bytes::Bytes;
@@ -70,7 +70,7 @@ pub(super) fn load(data: &[u8]) {
     }
     match check::check(&machine) {
         Ok(()) => reached("in order"),
-        Err(why) => reached(why.split(':').nth(1).unwrap_or("")),
+        Err(why) => reached::text(why.split(':').nth(1).unwrap_or("")),
     }
     let _ = machine.digest();
     let _ = machine.memory_bytes();

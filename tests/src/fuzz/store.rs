@@ -1,7 +1,7 @@
 //! What a node stores: values, keys, and folders of damaged segments of the log.
 
 use super::input::{Input, put_piece};
-use super::reached::{reached, result};
+use super::reached::{self, reached, result};
 use super::seeds_of;
 use crate::samples::{self, write_folder};
 use moso_node::error::Error;
@@ -143,7 +143,7 @@ pub(super) fn segments(data: &[u8]) {
             let text = error.to_string();
             let known = matches!(error, Error::Folder { .. } | Error::Damaged { .. } | Error::NewerFormat { .. });
             assert!(known, "{text}");
-            reached(text.rsplit_once("seg:").map_or(text.as_str(), |(_, why)| why));
+            reached::text(text.rsplit_once("seg:").map_or(text.as_str(), |(_, why)| why));
             return;
         }
     };

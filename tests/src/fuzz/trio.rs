@@ -97,7 +97,7 @@ impl Trio {
         }
         match self.nodes[at].replica.step(message) {
             Ok(()) => super::reached::reached("taken"),
-            Err(error) => super::reached::reached(error),
+            Err(error) => super::reached::text(error),
         }
         self.turn(at);
     }
@@ -192,7 +192,7 @@ impl Trio {
         match open(at as u64 + 1, &node.disk) {
             Ok(replica) => (node.replica, node.stopped) = (replica, false),
             Err(error) => {
-                super::reached::reached(error);
+                super::reached::text(error);
                 node.stopped = true;
             }
         }
