@@ -113,14 +113,15 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     // The flusher and the log writer end when the reactors have.
     let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())));
     let _ = joined.await;
-    for slot in &directory.shards {
-        if let Some(store) = &slot.store {
-            store.flush()?;
-        }
-    }
-    log.close()?;
+    close(&directory, &log)?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Puts all on disk, the log first: it holds what the states do not.
+fn close(directory: &Directory, log: &SegmentLog) -> Result<(), Error> {
+    log.close()?;
+    directory.shards.iter().filter_map(|slot| slot.store.as_ref()).try_for_each(|store| store.flush())
 }
 
 fn threads(source: std::io::Error) -> Error {
@@ -214,9 +215,10 @@ struct Built {
 fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
     const MIB: usize = 1 << 20;
     let data = folder.path();
+    let lost = |error: Error| if error.is_damage() { salvage::whole_node(data, &error) } else { error };
     let disk = Arc::new(open_disk(config, data)?);
     let log_options = LogOptions { segment_bytes: config.log_segment_mib * MIB };
-    let log = Arc::new(SegmentLog::open(&store::log_dir(data), &log_options)?.with_relief(disk.clone()));
+    let log = Arc::new(SegmentLog::open(&store::log_dir(data), &log_options).map_err(lost)?.with_relief(disk.clone()));
     let shared = SharedRocks::new(&SharedOptions {
         block_cache_bytes: config.block_cache_mib * MIB,
         memtable_bytes: config.state_memory_mib * MIB,
@@ -253,7 +255,7 @@ fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
     }
     let mut meta = open::open_store(data, config, 0, &shared)
         .and_then(|store| open::open_meta(config, store, &log))
-        .map_err(|error| if error.is_damage() { salvage::whole_node(data, &error) } else { error })?;
+        .map_err(lost)?;
     let others = config.members.iter().map(|m| m.node).filter(|&n| n != config.node);
     let directory = Arc::new(Directory {
         node: config.node,
