@@ -128,14 +128,15 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     // The flusher and the log writer end when the reactors have.
     let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())));
     let _ = joined.await;
-    for slot in &directory.shards {
-        if let Some(store) = slot.store.load_full() {
-            store.flush()?;
-        }
-    }
-    log.close()?;
+    close(&directory, &log)?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Puts all on disk, the log first: it holds what the states do not.
+fn close(directory: &Directory, log: &SegmentLog) -> Result<(), Error> {
+    log.close()?;
+    directory.shards.iter().filter_map(|slot| slot.store.load_full()).try_for_each(|store| store.flush())
 }
 
 fn threads(source: std::io::Error) -> Error {
@@ -254,9 +255,10 @@ fn open_meta(
 fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
     const MIB: usize = 1 << 20;
     let data = folder.path();
+    let lost = |error: Error| if error.is_damage() { salvage::whole_node(data, &error) } else { error };
     let disk = Arc::new(open_disk(config, data)?);
     let log_options = LogOptions { segment_bytes: config.log_segment_mib * MIB };
-    let log = Arc::new(SegmentLog::open(&store::log_dir(data), &log_options)?.with_relief(disk.clone()));
+    let log = Arc::new(SegmentLog::open(&store::log_dir(data), &log_options).map_err(lost)?.with_relief(disk.clone()));
     let shared = Arc::new(SharedRocks::new(&SharedOptions {
         block_cache_bytes: config.block_cache_mib * MIB,
         memtable_bytes: config.state_memory_mib * MIB,
@@ -267,8 +269,7 @@ fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
     let mailboxes: Vec<Arc<Mailbox>> = parkers.iter().map(|p| Arc::new(Mailbox::new(p.unparker().clone()))).collect();
     crate::resident::finish_destroying(data, &log)?;
     let own = open::peer_of(config.node);
-    let mut meta = open_meta(config, data, &log, &shared)
-        .map_err(|error| if error.is_damage() { salvage::whole_node(data, &error) } else { error })?;
+    let mut meta = open_meta(config, data, &log, &shared).map_err(lost)?;
     let view = MetaView::new(meta.core().machine())?;
     let founds = view.version() == 0 && !config.join;
     let table = if view.version() == 0 { open::shard_table(config) } else { view.shards().clone() };

@@ -1,7 +1,7 @@
 //! A stopped node's data folder.
 
 use crate::error::{Error, Result};
-use crate::store::{DataFolder, Identity};
+use crate::store::{DamagedReplica, DamagedReplicas, DataFolder, Identity};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,9 @@ pub struct StoppedFolder {
     pub identity: Identity,
     /// Its replicas, by shard.
     pub replicas: Vec<ReplicaFolder>,
-    /// Folders of replicas that were set aside as damaged.
+    /// Replicas that were found damaged and never run again.
+    pub damaged: Vec<DamagedReplica>,
+    /// The folders in which they were set aside.
     pub aside: Vec<PathBuf>,
     _lock: Option<File>,
 }
@@ -36,6 +38,7 @@ impl StoppedFolder {
     /// `Folder` if a node runs on it, it is none, or its identity is damaged; `NewerFormat`; `Io`.
     pub fn open(path: &Path) -> Result<StoppedFolder> {
         let (identity, lock) = DataFolder::look(path)?;
+        let damaged = DamagedReplicas::load(path)?.replicas().to_vec();
         let (mut replicas, mut aside) = (Vec::new(), Vec::new());
         let shards = path.join("shards");
         let io = |error| Error::io(format!("reading {}", shards.display()), error);
@@ -52,6 +55,6 @@ impl StoppedFolder {
         }
         replicas.sort();
         aside.sort();
-        Ok(StoppedFolder { path: path.to_owned(), identity, replicas, aside, _lock: lock })
+        Ok(StoppedFolder { path: path.to_owned(), identity, replicas, damaged, aside, _lock: lock })
     }
 }

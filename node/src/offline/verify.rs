@@ -6,9 +6,9 @@ mod replica;
 
 use self::replica::Verified;
 use super::finding::{Finding, Remedy, Report};
-use super::folder::StoppedFolder;
+use super::folder::{ReplicaFolder, StoppedFolder};
 use crate::error::Error;
-use crate::store::{Applied, SharedOptions, SharedRocks, StateStore};
+use crate::store::{Applied, DamagedReplica, SharedOptions, SharedRocks, StateStore};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -113,7 +113,10 @@ fn verify_folder(
     ));
     let log = log::verify(&folder.path, report);
     let mut without_state: BTreeSet<u16> = log.iter().flat_map(|log| log.shards()).collect();
-    for replica in &folder.replicas {
+    let runs = |replica: &&ReplicaFolder| {
+        !folder.damaged.iter().any(|damaged| (damaged.shard, damaged.peer) == (replica.shard, replica.peer))
+    };
+    for replica in folder.replicas.iter().filter(runs) {
         without_state.remove(&replica.shard);
         let goals: Vec<Applied> =
             positions.get(&replica.shard).into_iter().flatten().map(|&(index, term)| Applied { index, term }).collect();
@@ -122,9 +125,12 @@ fn verify_folder(
         }
     }
     for path in &folder.aside {
-        report.note(format_args!("{} was set aside as damaged: its shard has no replica here", name(path)));
+        report.note(format_args!("{} was set aside: remove it when nobody wants to look at it any more", name(path)));
     }
-    let aside = |shard: &u16| folder.aside.iter().any(|path| name(path).contains(&format!("damaged-{shard}-")));
+    for DamagedReplica { shard, peer, reason } in &folder.damaged {
+        report.note(format_args!("shard {shard}: replica {peer} was found damaged and never runs again: {reason}"));
+    }
+    let aside = |shard: &u16| folder.damaged.iter().any(|replica| replica.shard == *shard);
     for shard in without_state.into_iter().filter(|shard| !aside(shard)) {
         let place = format!("shard {shard}");
         report.finding(place, "the log holds it, but its state's folder is missing", Remedy::ReplaceReplica(shard));
