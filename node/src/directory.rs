@@ -1,6 +1,7 @@
 //! What all threads of a node share: where shards are led, the ready indexes of those led here, the objects of the
 //! meta group, the other nodes' hints. Read without locks; written by reactors and the hint task.
 
+use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::hints::NodeHints;
 use crate::request::{MetaRequest, Request};
@@ -14,8 +15,8 @@ use moso_queue::meta::MetaView;
 use moso_queue::ready::Popped;
 use moso_queue::share::ShareOrder;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 use tokio::sync::Notify;
 
@@ -221,6 +222,10 @@ pub struct Directory {
     pub usage: ArcSwap<Usage>,
     /// What the other nodes said last.
     pub hints: ArcSwap<BTreeMap<u32, Arc<ArcSwap<NodeHints>>>>,
+    /// Time.
+    pub clock: Clock,
+    /// What each node's last word makes of this node's clock: see [`Clock::base_of_ms`].
+    pub times: Mutex<BTreeMap<u32, i64>>,
     /// Lease requests that wait.
     pub waiting: WaitRooms,
     /// The disk of the data folder.
@@ -244,6 +249,27 @@ impl Directory {
     /// Shards led here.
     pub fn led_here(&self) -> impl Iterator<Item = &ShardSlot> {
         self.shards.iter().filter(|s| s.leader() == self.node)
+    }
+
+    /// Unix time by this node's system, ms.
+    pub fn system_ms(&self) -> u64 {
+        let ms = self.clock.system_base_ms() + self.clock.mono_us() as i64 / 1_000;
+        u64::try_from(ms).unwrap_or(0)
+    }
+
+    fn times(&self) -> MutexGuard<'_, BTreeMap<u32, i64>> {
+        self.times.lock().expect("no thread panics while it holds this lock")
+    }
+
+    /// A node said what its system takes the time to be.
+    pub fn time_told(&self, node: u32, system_ms: u64) {
+        self.times().insert(node, self.clock.base_of_ms(system_ms));
+    }
+
+    /// What the other nodes' words make of this node's clock.
+    pub fn times_told(&self) -> Vec<(u32, i64)> {
+        let others = self.hints.load();
+        self.times().iter().filter(|(node, _)| others.contains_key(node)).map(|(node, base)| (*node, *base)).collect()
     }
 
     /// The other nodes are these from now on.

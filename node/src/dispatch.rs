@@ -183,7 +183,7 @@ impl Dispatcher {
         for &number in &ask.queues {
             let Some(queue) = meta.queue_by_id(number) else { continue };
             let max = room_of(self.directory(), queue, ask.max);
-            if max == 0 || !queue.gives_leases(unix_ms()) {
+            if max == 0 || !queue.gives_leases(self.directory().clock.wall_ms()) {
                 continue;
             }
             if let Some(task) = ask.task {
@@ -290,7 +290,8 @@ impl Dispatcher {
     /// Leases jobs of a shard led here. The future must not be dropped before it is done.
     pub async fn lease_here(&self, shard: u16, ask: LeaseAsk) -> Result<Vec<v1::Lease>, Fault> {
         let meta = self.directory().meta.load_full();
-        let Some(queue) = meta.queue_by_id(ask.queue).filter(|q| q.gives_leases(unix_ms())) else {
+        let Some(queue) = meta.queue_by_id(ask.queue).filter(|q| q.gives_leases(self.directory().clock.wall_ms()))
+        else {
             return Ok(Vec::new());
         };
         let body_bytes = self.body_bytes.load(Ordering::Relaxed).max(1);
@@ -300,7 +301,7 @@ impl Dispatcher {
             return Ok(Vec::new());
         }
         let mut offer = WorkerOffer::from(ask.offer);
-        if queue.state_at(unix_ms()) == QueueState::Test {
+        if queue.state_at(self.directory().clock.wall_ms()) == QueueState::Test {
             offer = offer.in_test_queue();
         }
         let to = LeaseFor {
@@ -518,11 +519,6 @@ fn choose(candidates: &mut Vec<Candidate>, node: u32, order: Order) -> Option<Ca
     let worth = |c: &Candidate| if c.leader == node { c.ready.saturating_add(c.ready / 4 + 1) } else { c.ready };
     let at = if worth(&candidates[a]) >= worth(&candidates[b]) { a } else { b };
     Some(candidates.swap_remove(at))
-}
-
-/// Unix time in ms, for states of queues that end by themselves.
-pub fn unix_ms() -> u64 {
-    crate::clock::Clock::default().wall_ms()
 }
 
 #[cfg(test)]

@@ -66,6 +66,8 @@ pub struct NodeHints {
     pub node: Option<NodeView>,
     /// The sender stops, or its disk is full or hangs: it wants no leadership.
     pub draining: bool,
+    /// Unix time by the sender's system, ms.
+    pub system_ms: u64,
 }
 
 /// What goes between nodes in a hint frame.
@@ -108,6 +110,7 @@ pub fn receive(directory: &Directory, from: u32, mut hints: NodeHints) {
             directory.waiting.wake(queue.queue);
         }
     }
+    directory.time_told(from, hints.system_ms);
     slot.store(Arc::new(hints));
 }
 
@@ -126,7 +129,7 @@ fn collect(directory: &Directory, usage: bool, node: Option<NodeView>) -> NodeHi
         })
         .collect();
     let draining = directory.is_draining(directory.node);
-    NodeHints { shards, usage: usage.then(|| own_usage(directory)), node, draining }
+    NodeHints { shards, usage: usage.then(|| own_usage(directory)), node, draining, system_ms: directory.system_ms() }
 }
 
 fn own_usage(directory: &Directory) -> Usage {
@@ -160,6 +163,14 @@ fn total(directory: &Directory, peers: &Peers) {
     directory.usage.store(Arc::new(sum));
 }
 
+/// Goes by what most nodes that are up say the time is.
+fn agree_on_time(directory: &Directory, peers: &Peers) {
+    let told = directory.times_told();
+    let others = told.into_iter().filter(|(node, _)| peers.is_up(*node)).map(|(_, base)| base);
+    let off = directory.clock.agree(others.chain([directory.clock.system_base_ms()]).collect());
+    metrics::gauge!("moso_clock_off_ms").set(off as f64);
+}
+
 /// Whether `every` has passed since the last time that it had.
 fn due(last: &mut Option<Instant>, every: Duration) -> bool {
     let now = Instant::now();
@@ -178,6 +189,7 @@ pub async fn run(directory: Arc<Directory>, peers: Arc<Peers>, node: impl Fn() -
         let with_usage = due(&mut summed, USAGE_EVERY);
         if with_usage {
             total(&directory, &peers);
+            agree_on_time(&directory, &peers);
         }
         let figures = due(&mut figured, FIGURES_EVERY).then(&node);
         let hints = collect(&directory, with_usage, figures);

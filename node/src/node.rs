@@ -59,7 +59,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let clock = Clock::default();
     let folder = DataFolder::open(&config.data, &config.cluster, config.node)?;
     let listeners = Listeners::bind(&config).await?;
-    let built = build(&config, &folder)?;
+    let built = build(&config, &folder, clock)?;
     let (mailboxes, directory) = (built.mailboxes.clone(), built.directory.clone());
     let sessions = Arc::new(Sessions::default());
     let served = Arc::new(OnceLock::new());
@@ -252,7 +252,7 @@ fn open_meta(
 }
 
 /// Opens all that is on disk.
-fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
+fn build(config: &Config, folder: &DataFolder, clock: Clock) -> Result<Built, Error> {
     const MIB: usize = 1 << 20;
     let data = folder.path();
     let lost = |error: Error| if error.is_damage() { salvage::whole_node(data, &error) } else { error };
@@ -309,6 +309,8 @@ fn build(config: &Config, folder: &DataFolder) -> Result<Built, Error> {
         order: Default::default(),
         usage: Default::default(),
         hints: Default::default(),
+        clock,
+        times: Default::default(),
         waiting: Default::default(),
         disk,
         damaged: arc_swap::ArcSwap::from_pointee(damaged),

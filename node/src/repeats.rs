@@ -27,7 +27,7 @@ const ENDED: ResultStatus = ResultStatus::Refused(Code::AlreadyEnded);
 
 fn is_repeat(directory: &Directory, shard: u16, session: u64, result: &JobResult) -> bool {
     let Some(store) = directory.shard(shard).and_then(|s| s.store.load_full()) else { return false };
-    let today = (crate::dispatch::unix_ms() / DAY_MS) as u16;
+    let today = (directory.clock.wall_ms() / DAY_MS) as u16;
     let ended = store.ended_job(result.seq, today.saturating_sub(1)..=today).ok().flatten();
     let Some(ended) = ended.and_then(|(_, bytes)| EndedJob::decode(result.seq, bytes).ok()) else { return false };
     // A success is recorded only if the job finished: it may have been killed meanwhile.

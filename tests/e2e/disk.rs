@@ -145,13 +145,13 @@ async fn a_full_disk_stops_nobody_and_comes_back() {
         assert!(log.contains("free space, then start the node again"), "{log}");
         cluster.nodes.restart(2).await.unwrap();
     }
+    load.progress(JOBS).await;
+    load.settle(&cluster).await;
     eventually("node 2 is whole again", async || {
         let node = node(&cluster.client, 2).await;
         (!node.disk_low && node.leaders == 2 && reserve.exists()).then_some(())
     })
     .await;
-    load.progress(JOBS).await;
-    load.settle(&cluster).await;
     cluster.nodes.check().unwrap();
     cluster.nodes.stop().await.unwrap();
     verified(&cluster.nodes).await;

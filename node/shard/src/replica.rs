@@ -42,6 +42,8 @@ pub struct Replica {
     expected: Option<Position>,
     /// A snapshot that is being written to the log.
     restoring: Option<Restoring>,
+    /// A leader's word to campaign, which came while entries waited to be persisted or applied.
+    summons: Option<Message>,
     /// Ticks for which a follower has not answered a snapshot.
     answer_ticks: BTreeMap<u64, u32>,
 }
@@ -79,6 +81,7 @@ impl Replica {
             hard_state,
             expected: None,
             restoring: None,
+            summons: None,
             answer_ticks: BTreeMap::new(),
             config,
             raw,
@@ -107,7 +110,9 @@ impl Replica {
         inbound::check(&self.raw.raft, &message)?;
         match message.get_msg_type() {
             MessageType::MsgTimeoutNow if self.is_behind() => {
-                return Err(Error::Refused("asked to campaign while behind"));
+                // It ends by itself in a moment, but a leader that hands over waits for an election timeout if this is lost.
+                self.summons = Some(message);
+                return Ok(());
             }
             MessageType::MsgAppend if self.is_joining() && message.index == 0 => {
                 return Err(Error::Refused("the beginning of a log, to a replica that joins"));
@@ -289,6 +294,7 @@ impl Replica {
             self.in_flight.pop_front();
         }
         self.report_persisted();
+        self.follow_summons();
     }
 
     /// Says that committed entries are applied up to `index`.
@@ -304,6 +310,17 @@ impl Replica {
         );
         self.raw.advance_apply_to(index);
         self.shrink_cache();
+        self.follow_summons();
+    }
+
+    /// Campaigns if a leader of this term asked for it.
+    fn follow_summons(&mut self) {
+        if self.is_behind() {
+            return;
+        }
+        if let Some(message) = self.summons.take().filter(|message| message.term == self.term()) {
+            let _ = self.raw.step(message);
+        }
     }
 
     /// Forgets the log at and below `index`. The owner then deletes it on disk. The seam for snapshots: a peer that lacks

@@ -137,10 +137,11 @@ impl Disk {
     pub fn check_space(&self) {
         let free = usage::disk_free_bytes(&self.folder);
         let (before, after) = (self.level(), self.limits.level(self.level(), free));
-        if before == after {
+        let changed = self.level.compare_exchange(before as u8, after as u8, Ordering::Relaxed, Ordering::Relaxed);
+        // A write may have found it full meanwhile: that holds.
+        if before == after || changed.is_err() {
             return;
         }
-        self.set(after);
         let free_mib = free >> 20;
         match after {
             Level::Full => {

@@ -5,6 +5,7 @@ use super::seeds_of;
 use crate::samples::peers::{encoded, frames_of};
 use crate::samples::{self, Sample};
 use bytes::Bytes;
+use moso_node::clock::Clock;
 use moso_node::directory::{Counters, Directory, ShardSlot};
 use moso_node::disk::{Disk, Limits};
 use moso_node::hints::{self, HintFrame};
@@ -115,6 +116,8 @@ fn directory() -> Directory {
         order: Default::default(),
         usage: Default::default(),
         hints: Default::default(),
+        clock: Clock::default(),
+        times: Default::default(),
         waiting: Default::default(),
         disk: DISK.clone(),
         damaged: Default::default(),

@@ -91,7 +91,13 @@ fn node_hints() -> NodeHints {
         rss_bytes: 1 << 30,
         ..NodeView::default()
     };
-    NodeHints { shards: vec![ShardHint { status, queues }], usage: Some(usage), node: Some(node), draining: true }
+    NodeHints {
+        shards: vec![ShardHint { status, queues }],
+        usage: Some(usage),
+        node: Some(node),
+        draining: true,
+        system_ms: 1_700_000_000_123,
+    }
 }
 
 fn object() -> Object {

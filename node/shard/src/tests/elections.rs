@@ -1,6 +1,6 @@
 use super::cluster::{Cluster, Disk, config, open};
 use crate::members::Members;
-use crate::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Error, MessageType, Pending, Read, Role};
+use crate::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Error, Message, MessageType, Pending, Read, Role};
 
 #[test]
 fn the_shortest_timeout_is_elected_and_all_agree() {
@@ -246,4 +246,21 @@ fn a_single_voter_sends_nothing_before_its_own_vote_is_on_disk() {
     cluster.write_all(1);
     cluster.turn(1);
     assert!(cluster.network.iter().any(|message| message.to == 2 && message.term == term + 1));
+}
+
+#[test]
+fn a_successor_that_is_behind_for_a_moment_campaigns_when_it_is_not() {
+    let mut cluster = Cluster::led_by_1();
+    cluster.node(2).writes_at_once = false;
+    cluster.propose(1, "a");
+    cluster.settle();
+    let mut summons = Message { from: 1, to: 2, term: cluster.replica(1).term(), ..Message::default() };
+    summons.set_msg_type(MessageType::MsgTimeoutNow);
+    cluster.replica(2).step(summons).unwrap();
+    cluster.settle();
+    assert_eq!(cluster.leaders(), [1], "its entry is not on disk");
+    cluster.node(2).writes_at_once = true;
+    cluster.write_all(2);
+    cluster.settle();
+    assert_eq!(cluster.leaders(), [2], "without a tick");
 }
