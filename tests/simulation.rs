@@ -94,13 +94,13 @@ fn fresh_seeds() {
 
 #[test]
 fn a_seed_run_twice_gives_the_same_events() {
-    for seed in [3, 4, 5] {
+    for seed in [14, 17, 24] {
         let (first, second) = (sim::run(seed, false), sim::run(seed, false));
         assert!(first.events > 1_000, "seed {seed}: {} events", first.events);
         assert_eq!((first.events, first.hash), (second.events, second.hash), "seed {seed}");
         assert_eq!(first.coverage, second.coverage, "seed {seed}");
     }
-    assert_ne!(sim::run(3, false).hash, sim::run(4, false).hash);
+    assert_ne!(sim::run(14, false).hash, sim::run(17, false).hash);
 }
 
 /// Seeds that found a bug when it was there; named after it. They mean something only while the simulator draws as it
@@ -108,13 +108,14 @@ fn a_seed_run_twice_gives_the_same_events() {
 #[test]
 fn seeds_that_found_bugs() {
     let seeds = [
-        (4, "entries joined to an append at another position"),
-        (20, "waits stand still after a wall clock was ahead"),
-        (37, "a wake-up lost with the leadership"),
-        (257, "the expiry breaker holds dead workers' leases for ever"),
-        (285, "a heartbeat acknowledged although the expiry is proposed"),
-        (741, "a late rejection sends a follower back beyond the log's cut"),
-        (2785, "the log is cut beyond what its leader has on disk"),
+        (1, "entries joined to an append at another position"),
+        (
+            21,
+            "waits stand still after a wall clock was ahead; a heartbeat acknowledged although the expiry is proposed",
+        ),
+        (24, "a single voter's messages leave before its vote is on disk"),
+        (375, "a replica without state gets a vote"),
+        (499, "a leader brings its shard to a wish that was replaced before its term"),
     ];
     for (seed, bug) in seeds {
         if let Some(failure) = sim::run(seed, false).failure {
