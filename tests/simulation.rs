@@ -15,40 +15,53 @@ fn run(seeds: impl IntoIterator<Item = u64>) -> Coverage {
     coverage
 }
 
+/// Seeds of a part.
+const PART: u64 = 120;
+
 /// Runs a part of the fixed seeds, and looks whether they reach what can go wrong: seeds in which nothing happens prove
 /// nothing.
 fn fixed(part: u64) {
-    let coverage = run(part * 50..(part + 1) * 50);
+    let coverage = run(part * PART..(part + 1) * PART);
     let least = [
-        ("submit", 500),
-        ("lease", 500),
-        ("results", 1_000),
-        ("expire", 50),
-        ("phase", 100),
-        ("wake", 100),
-        ("act", 100),
-        ("time out", 5),
-        ("leases expired", 100),
-        ("results accepted late", 20),
-        ("workers: refused, stale attempt", 5),
-        ("workers: refused, foreign lease", 5),
-        ("clients: submissions sent twice", 100),
-        ("raft: leaderships that served", 100),
-        ("reads served", 100),
-        ("logs cut", 100),
-        ("digests compared", 500),
-        ("orders checked", 50),
-        ("faults: crash of all", 10),
-        ("faults: crash of a majority", 10),
-        ("faults: sync failed", 5),
-        ("faults: pause", 10),
-        ("faults: partition", 10),
-        ("faults: wall clock jump", 10),
-        ("transfers begun", 2),
+        ("submit", 1_000),
+        ("lease", 1_000),
+        ("results", 2_000),
+        ("expire", 100),
+        ("phase", 200),
+        ("wake", 200),
+        ("act", 200),
+        ("time out", 10),
+        ("leases expired", 200),
+        ("results accepted late", 40),
+        ("workers: refused, stale attempt", 10),
+        ("workers: refused, foreign lease", 10),
+        ("clients: submissions sent twice", 200),
+        ("raft: leaderships that served", 200),
+        ("reads served", 200),
+        ("logs cut", 200),
+        ("digests compared", 1_000),
+        ("orders checked", 100),
+        ("faults: crash of all", 20),
+        ("faults: crash of a majority", 20),
+        ("faults: sync failed", 10),
+        ("faults: pause", 20),
+        ("faults: partition", 20),
+        ("faults: wall clock jump", 20),
+        ("transfers begun", 4),
+        ("logs cut beyond a laggard", 100),
+        ("snapshots: restored", 50),
+        ("snapshots: copies cut in the middle", 4),
+        ("snapshots: copies replaced by another", 4),
+        ("faults: crash beside a snapshot", 4),
+        ("members: wishes fulfilled", 40),
+        ("members: replicas joined", 40),
+        ("members: replicas destroyed", 40),
+        ("faults: disk lost", 10),
+        ("replicas found damaged", 10),
     ];
     for (what, least) in least {
         let found = coverage.of(what);
-        assert!(found >= least, "{what}: {found} in 50 seeds, at least {least} are expected\n{coverage}");
+        assert!(found >= least, "{what}: {found} in {PART} seeds, at least {least} are expected\n{coverage}");
     }
 }
 
@@ -76,18 +89,18 @@ fn fixed_seeds_4() {
 fn fresh_seeds() {
     let first = rand::random::<u64>() >> 1;
     println!("seeds from {first}");
-    run(first..first + 20);
+    run(first..first + 50);
 }
 
 #[test]
 fn a_seed_run_twice_gives_the_same_events() {
-    for seed in [3, 4, 5] {
+    for seed in [14, 17, 24] {
         let (first, second) = (sim::run(seed, false), sim::run(seed, false));
         assert!(first.events > 1_000, "seed {seed}: {} events", first.events);
         assert_eq!((first.events, first.hash), (second.events, second.hash), "seed {seed}");
         assert_eq!(first.coverage, second.coverage, "seed {seed}");
     }
-    assert_ne!(sim::run(3, false).hash, sim::run(4, false).hash);
+    assert_ne!(sim::run(14, false).hash, sim::run(17, false).hash);
 }
 
 /// Seeds that found a bug when it was there; named after it. They mean something only while the simulator draws as it
@@ -95,13 +108,14 @@ fn a_seed_run_twice_gives_the_same_events() {
 #[test]
 fn seeds_that_found_bugs() {
     let seeds = [
-        (4, "entries joined to an append at another position"),
-        (20, "waits stand still after a wall clock was ahead"),
-        (37, "a wake-up lost with the leadership"),
-        (257, "the expiry breaker holds dead workers' leases for ever"),
-        (285, "a heartbeat acknowledged although the expiry is proposed"),
-        (741, "a late rejection sends a follower back beyond the log's cut"),
-        (2785, "the log is cut beyond what its leader has on disk"),
+        (1, "entries joined to an append at another position"),
+        (
+            21,
+            "waits stand still after a wall clock was ahead; a heartbeat acknowledged although the expiry is proposed",
+        ),
+        (24, "a single voter's messages leave before its vote is on disk"),
+        (375, "a replica without state gets a vote"),
+        (499, "a leader brings its shard to a wish that was replaced before its term"),
     ];
     for (seed, bug) in seeds {
         if let Some(failure) = sim::run(seed, false).failure {

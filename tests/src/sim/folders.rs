@@ -37,8 +37,9 @@ impl Folders {
         &mut folder.expect("the folder in use is there").store
     }
 
-    /// Takes in a copy; returns the number of its folder.
+    /// Takes in a copy, in place of one that was cut off; returns the number of its folder.
     pub fn receive(&mut self, copy: Records, whole: bool) -> u64 {
+        self.folders.retain(|folder| folder.whole);
         let number = self.next;
         self.next += 1;
         self.folders.push(Folder { number, whole, store: StateStore::of(copy) });

@@ -157,7 +157,7 @@ impl Group {
         let committed = self.core.replica_ref().committed_index();
         match self.core.replica().step(message) {
             Ok(()) => {
-                self.count_snapshot(env, kind, committed);
+                self.check_snapshot(env, kind, committed)?;
                 env.note(taken);
             }
             Err(error @ moso_shard::Error::Damaged { .. }) => {

@@ -50,6 +50,11 @@ impl ShardLog {
         self.sums.iter().all(|(index, written)| self.entries.get(index).is_none_or(|bytes| sum(bytes) == *written))
     }
 
+    /// Nothing of what was cut off is left.
+    pub fn is_tidy(&self) -> bool {
+        self.cut.is_some() || self.entries.keys().next().is_none_or(|first| *first > self.truncated.index)
+    }
+
     /// Where the log was cut.
     pub fn truncated(&self) -> Position {
         self.cut.unwrap_or(self.truncated)

@@ -84,6 +84,11 @@ impl MembersLog {
         self.changes.values().rev().flatten().next().cloned().unwrap_or_default()
     }
 
+    /// The entry is the newest change, and nobody has told of it yet.
+    pub fn is_news(&self, change: u64) -> bool {
+        self.changes.last_key_value().is_some_and(|(index, members)| *index == change && members.is_none())
+    }
+
     /// Entry of the last change up to this one.
     pub fn change_before(&self, index: u64) -> u64 {
         self.changes.range(..=index).next_back().map_or(0, |(index, _)| *index)

@@ -12,7 +12,7 @@
 //! meta.rs planner.rs   what members the shards should have, and who changes it
 //! calls.rs submitter.rs worker.rs operator.rs history.rs      clients, and what they were told
 //! oracle.rs rules.rs members_log.rs watch.rs      the invariants
-//! trace.rs coverage.rs trim.rs      what happened, how often, and the least that still does
+//! trace.rs words.rs coverage.rs trim.rs      what happened, how often, and the least that still does
 //! world.rs     the run: faults first, then calm, in which all work must get done
 //! ```
 
@@ -40,6 +40,7 @@ mod submitter;
 mod trace;
 mod trim;
 pub mod watch;
+mod words;
 mod worker;
 mod world;
 

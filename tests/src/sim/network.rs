@@ -7,6 +7,7 @@ use super::trace::Note;
 use super::watch::{Check, Violation};
 use bytes::Bytes;
 use moso_shard::{Message, wire};
+use std::sync::Arc;
 
 /// Links that are cut, and the time of the last delivery on each.
 pub struct Network {
@@ -107,7 +108,7 @@ pub fn copy(env: &mut Env, to: usize, shard: u16, copy: Copy) {
     let span = if env.calm { (5, 50) } else { plan.ms };
     let cut = !env.calm && env.chance(plan.cut);
     let twice = !env.calm && env.chance(plan.twice);
-    let copy = Copy { whole: !cut, ..copy };
+    let copy = if cut { Copy { whole: false, records: Arc::new(copy.records.part()), ..copy } } else { copy };
     if twice {
         env.cover.count("snapshots: copies sent twice");
         let delay_ms = env.within(span) * 2;

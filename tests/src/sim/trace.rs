@@ -1,5 +1,6 @@
 //! The record of a run: a fingerprint of all events, and the newest ones in full.
 
+use super::words::{is_small, words};
 use moso_queue::command::Command;
 use moso_shard::MessageType;
 use std::collections::VecDeque;
@@ -7,7 +8,9 @@ use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Events kept for the report of a failure.
-const KEPT: usize = 200;
+const KEPT: usize = 400;
+/// Events told in the report, small ones aside.
+const TOLD: usize = 80;
 
 /// Something that happened.
 #[derive(Clone, Debug, Hash)]
@@ -155,7 +158,8 @@ impl Trace {
     /// The newest events, a line each.
     pub fn tail(&self) -> String {
         let mut out = String::new();
-        for (time_ms, note) in &self.newest {
+        let telling: Vec<_> = self.newest.iter().filter(|(_, note)| !is_small(note)).collect();
+        for (time_ms, note) in &telling[telling.len().saturating_sub(TOLD)..] {
             let _ = writeln!(out, "{}", line(*time_ms, note));
         }
         out
@@ -163,7 +167,7 @@ impl Trace {
 }
 
 fn line(time_ms: u64, note: &Note) -> String {
-    format!("{:>10.3} s  {note:?}", time_ms as f64 / 1e3)
+    format!("{:>10.3} s  {}", time_ms as f64 / 1e3, words(note))
 }
 
 /// Name of a command.

@@ -53,6 +53,8 @@ pub struct Watch {
     leaders: BTreeMap<(u16, u64), u64>,
     /// Replicas that were destroyed or lost: shard, id.
     buried: BTreeSet<(u16, u64)>,
+    /// Those of them that were destroyed for not being wanted.
+    destroyed: BTreeSet<(u16, u64)>,
     /// Commit index last seen of each running replica.
     commits: BTreeMap<(usize, u16), u64>,
     /// Time that each node was paused, short pauses aside.
@@ -70,6 +72,7 @@ impl Watch {
             oracles: (1..=shards).map(|shard| (shard, Oracle::new(shard))).collect(),
             leaders: BTreeMap::new(),
             buried: BTreeSet::new(),
+            destroyed: BTreeSet::new(),
             commits: BTreeMap::new(),
             paused_ms: vec![0; nodes],
             serving: BTreeMap::new(),
@@ -121,8 +124,10 @@ impl Watch {
     /// A node destroys a replica: none that its group counts on.
     pub fn destroyed(&mut self, key: Key) -> Check {
         let members = self.oracles[&key.0].members.newest();
-        let lost = self.buried.contains(&key);
-        self.buried.insert(key);
+        let lost = !self.buried.insert(key);
+        if !lost {
+            self.destroyed.insert(key);
+        }
         ensure_that!(
             "a member is not destroyed",
             lost || !members.names(key.1),
@@ -130,6 +135,13 @@ impl Watch {
             key.0,
             key.1
         );
+        Ok(())
+    }
+
+    /// A group has these voters: none that was destroyed counts.
+    pub fn check_voters(&self, shard: u16, voters: &[u64]) -> Check {
+        let gone = voters.iter().find(|peer| self.destroyed.contains(&(shard, **peer)));
+        ensure_that!("what was destroyed is not counted on", gone.is_none(), "shard {shard}: {gone:x?} votes again");
         Ok(())
     }
 

@@ -313,7 +313,7 @@ impl World {
         let Some(folders) = node.written_state(shard) else {
             return Violation::new("a member has its state", format!("node {at} shard {shard}"));
         };
-        ensure_that!("copies go", folders.len() <= 2, "node {at} shard {shard} has {} state folders", folders.len());
+        ensure_that!("copies go", folders.len() <= 3, "node {at} shard {shard} has {} state folders", folders.len());
         folders.store().flush(u64::MAX);
         let records = folders.store().durable();
         let loaded = records.load(moso_proto::ShardId(shard)).map_err(|error| Violation {

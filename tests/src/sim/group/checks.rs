@@ -160,7 +160,10 @@ impl Group {
         }
         self.members_seen = change;
         self.members_ms = around.env.now_ms;
-        members.agree(applied, &replica.conf_state())
+        let state = replica.conf_state();
+        let news = members.is_news(change);
+        members.agree(applied, &state)?;
+        if news { around.watch.check_voters(self.shard, &state.voters) } else { Ok(()) }
     }
 
     /// A replica that joins takes no log from its beginning, whoever sends it: that does not say with whom the shard was
@@ -187,11 +190,11 @@ impl Group {
     /// Once all appends are on disk, the log is what the replica takes it for.
     pub(super) fn check_log(&self, disk: &mut Disk) -> Check {
         let replica = self.core.replica_ref();
-        let (cut, last) = disk.with(self.key(), |log| (log.truncated().index, log.last_index()));
+        let (cut, last, tidy) = disk.with(self.key(), |log| (log.truncated().index, log.last_index(), log.is_tidy()));
         let ends = replica.appends_in_flight() > 0 || last.max(FOUNDING.index) == replica.last_index();
         ensure_that!(
             "the log is what was written",
-            replica.is_joining() || (ends && cut.max(FOUNDING.index) < replica.first_index()),
+            replica.is_joining() || (tidy && ends && cut.max(FOUNDING.index) < replica.first_index()),
             "shard {} replica {:x}: cut at {cut} and ends at {last}, instead of {} and {}",
             self.shard,
             self.peer,

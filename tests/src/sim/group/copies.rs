@@ -11,6 +11,7 @@ use crate::sim::state::Records;
 use crate::sim::trace::Note;
 use crate::sim::watch::{Check, Violation};
 use moso_proto::ShardId;
+use moso_queue::Machine;
 use moso_shard::{ConfState, MessageType, Position, Role};
 use std::sync::Arc;
 
@@ -192,12 +193,25 @@ impl Group {
         Ok(())
     }
 
-    /// Counts what became of a snapshot that Raft has taken.
-    pub(super) fn count_snapshot(&self, env: &mut Env, kind: MessageType, committed: u64) {
-        if kind == MessageType::MsgSnapshot && !self.core.replica_ref().takes_snapshot() {
+    /// What became of a snapshot that Raft has taken. Until the next turn its copy stays, whatever else comes.
+    pub(super) fn check_snapshot(&mut self, env: &mut Env, kind: MessageType, committed: u64) -> Check {
+        if kind != MessageType::MsgSnapshot {
+            return Ok(());
+        }
+        if !self.core.replica_ref().takes_snapshot() {
             let moved = self.core.replica_ref().committed_index() > committed;
             env.cover.count(if moved { "snapshots: fast-forwarded" } else { "snapshots: of no use" });
+            return Ok(());
         }
+        let other = Position { term: 1, index: u64::MAX };
+        ensure_that!(
+            "a copy that is being taken up stays",
+            !self.core.prepare(Machine::new(ShardId(self.shard)), other) && !self.core.unprepare(),
+            "shard {} replica {:x}",
+            self.shard,
+            self.peer
+        );
+        Ok(())
     }
 }
 
