@@ -71,7 +71,10 @@ impl Residents {
                 (local, _) => {
                     // A view that is older than this replica does not know of it.
                     let known = local as u32 <= table.last_incarnation.max(moso_proto::shards::FOUNDING_INCARNATION);
-                    if known && wanted != Some(local) && !table.leaving(shard).contains(&local) {
+                    // A new one takes its place here.
+                    let replaced = wanted.is_some_and(|wanted| wanted != local);
+                    let stays = wanted == Some(local) || !replaced && table.leaving(shard).contains(&local);
+                    if known && !stays {
                         let mailbox = &self.mailboxes[reactor_of(shard, self.mailboxes.len())];
                         mailbox.task(Box::new(move |reactor| reactor.retire(shard, local)));
                     }

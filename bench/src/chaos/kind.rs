@@ -16,6 +16,10 @@ pub enum FaultKind {
     KillAll,
     /// SIGTERM of one node after the other, each started again when it has ended
     RollingRestart,
+    /// A shard's replica is destroyed and a new one takes its place, by copy, learner and joint consensus
+    ReplaceReplica,
+    /// A node is drained, and taken back
+    Drain,
     /// SIGSTOP of one node for 1 to 60 s
     Stop,
     /// One node is cut off from all others, both ways

@@ -52,6 +52,8 @@ impl Tools {
             | FaultKind::KillMajority
             | FaultKind::KillAll
             | FaultKind::RollingRestart
+            | FaultKind::ReplaceReplica
+            | FaultKind::Drain
             | FaultKind::Stop => None,
         }
     }

@@ -90,6 +90,10 @@ impl ShardTable {
         if to.is_none() && (at.is_none() || self.replicas[place].len() == 1) {
             return Err(format!("shard {shard} must keep a replica"));
         }
+        // Until the new one has its copy, there is one less.
+        if from == to && self.replicas[place].len() < 3 {
+            return Err(format!("shard {shard} has too few replicas to make one anew where it is: move it"));
+        }
         let last = self.last_incarnation.max(FOUNDING_INCARNATION);
         let next = last.checked_add(1).ok_or("all incarnations are used")?;
         self.spell_out();

@@ -4,6 +4,7 @@
 mod clock;
 mod disk;
 mod kill;
+mod members;
 mod network;
 mod rolling;
 mod stop;
@@ -25,6 +26,8 @@ pub(super) async fn make(kind: FaultKind, site: &mut Site, rng: &mut StdRng) -> 
         FaultKind::KillMajority => kill::majority(site, rng).await,
         FaultKind::KillAll => kill::all(site, rng).await,
         FaultKind::RollingRestart => rolling::restart(site).await,
+        FaultKind::ReplaceReplica => members::replace(site, rng).await,
+        FaultKind::Drain => members::drain(site, rng).await,
         FaultKind::Stop => stop::stop(site, rng).await,
         FaultKind::Partition => network::partition(site, rng).await,
         FaultKind::PartitionOneWay => network::one_way(site, rng).await,
