@@ -146,6 +146,8 @@ impl Node {
     /// Something that is on the disk of a crashed node is not what was written.
     pub fn spoil(&mut self, env: &mut Env, shard: u16, log: bool) -> bool {
         let Some(born) = self.replicas.get_mut(&shard).filter(|born| !born.refused) else { return false };
+        // Of the state that counts: others are thrown away unseen.
+        born.folders.recover(self.disk.durable((shard, born.peer)).truncated.index);
         born.hurt = match log {
             true => self.disk.spoil((shard, born.peer), &mut env.rng),
             false => born.folders.store().spoil(&mut env.rng),
