@@ -129,6 +129,13 @@ impl Node {
         self.replicas.contains_key(&shard)
     }
 
+    /// Index up to which its disk says, after a crash now, that the log is committed; 0 for a replica without state.
+    pub fn known_committed(&mut self, key: Key) -> u64 {
+        let Some(born) = self.replicas.get_mut(&key.0).filter(|born| born.peer == key.1) else { return 0 };
+        let (committed, cut) = self.disk.with(key, |log| (log.committed(), log.truncated().index));
+        committed.max(cut).max(born.folders.store().durable().applied.index)
+    }
+
     /// Which disk it has.
     pub fn disk_number(&self) -> u32 {
         self.disk_number
