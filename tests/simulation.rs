@@ -108,14 +108,13 @@ fn a_seed_run_twice_gives_the_same_events() {
 #[test]
 fn seeds_that_found_bugs() {
     let seeds = [
-        (1, "entries joined to an append at another position"),
-        (
-            21,
-            "waits stand still after a wall clock was ahead; a heartbeat acknowledged although the expiry is proposed",
-        ),
-        (24, "a single voter's messages leave before its vote is on disk"),
-        (375, "a replica without state gets a vote"),
-        (499, "a leader brings its shard to a wish that was replaced before its term"),
+        (1, "a replica without state gets a vote; members settle while a restart brings the earlier ones back"),
+        (5, "entries joined to an append at another position"),
+        (14, "waits stand still after a wall clock was ahead"),
+        (21, "a heartbeat acknowledged although the expiry is proposed"),
+        (33, "a single voter's messages leave before its vote is on disk"),
+        (1564, "a leader brings its shard to a wish that was replaced before its term"),
+        (2870, "a follower that has all waits for ever with a leader that does not know"),
     ];
     for (seed, bug) in seeds {
         if let Some(failure) = sim::run(seed, false).failure {

@@ -38,6 +38,8 @@ pub struct Replica {
     handed_out: u64,
     /// As last handed to the log writer.
     hard_state: HardState,
+    /// Where the log ended when the members last changed: what follows was sent by a leader that knew the change as decided.
+    members_until: u64,
     /// Position of the copy of the state that the owner holds for a snapshot.
     expected: Option<Position>,
     /// A snapshot that is being written to the log.
@@ -79,6 +81,7 @@ impl Replica {
             promising_number: 0,
             handed_out: applied,
             hard_state,
+            members_until: 0,
             expected: None,
             restoring: None,
             summons: None,
@@ -133,9 +136,13 @@ impl Replica {
             return Err(Error::EntrySize { bytes: command.len(), max: ENTRY_BYTES_MAX });
         }
         self.check_leads()?;
+        self.propose_entry(command)
+    }
+
+    fn propose_entry(&mut self, data: Bytes) -> Result<Position> {
         let mut message = Message { from: self.config.peer, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        message.set_entries(vec![Entry { data: command, ..Entry::default() }].into());
+        message.set_entries(vec![Entry { data, ..Entry::default() }].into());
         self.raw.raft.step(message).map_err(|_| self.busy("too many bytes are not yet committed"))?;
         Ok(self.last_proposed())
     }
@@ -162,10 +169,20 @@ impl Replica {
     }
 
     /// Takes the next step towards these members, if this replica leads: a change, a transfer of the leadership. Called
-    /// from time to time until it is [`Step::Done`], which the group has agreed on then.
+    /// from time to time until it is [`Step::Done`]: then the group has agreed on it, a majority of the members has that on
+    /// disk, and whoever is no member any more is not needed, even if all members restart.
+    ///
+    /// A commit index is written with the entries that follow. Without one, a member that restarts would find itself in the
+    /// earlier configuration, and wait for the votes of those that are gone.
     pub fn reconcile(&mut self, wanted: &Members) -> Option<Step> {
         self.serving_term()?;
         let step = members::next(self.config.peer, &self.conf_state(), wanted, &self.progress());
+        if step == Step::Done && self.committed_index() <= self.members_until {
+            if self.last_index() <= self.members_until {
+                drop(self.propose_entry(Bytes::new()));
+            }
+            return Some(Step::Wait("the change is not yet on the disks of a majority"));
+        }
         // What is refused now, because an earlier change is under way, say, is found to be missing the next time.
         match &step {
             Step::Change(change) => drop(self.propose_change(change.clone())),
@@ -477,6 +494,7 @@ impl Replica {
         let Ok(conf_state) = self.raw.apply_conf_change(&change) else {
             return Ok(None);
         };
+        self.members_until = self.last_index();
         let raft = &mut self.raw.raft;
         if raft.state == StateRole::Leader && raft.prs().get(raft.id).is_none() {
             // raft lets a removed leader lead on, and panics when its next entry is persisted.

@@ -50,6 +50,11 @@ impl ShardLog {
         self.sums.iter().all(|(index, written)| self.entries.get(index).is_none_or(|bytes| sum(bytes) == *written))
     }
 
+    /// Index up to which the log itself says that it is committed.
+    pub fn committed(&self) -> u64 {
+        self.hard_state.commit
+    }
+
     /// Nothing of what was cut off is left.
     pub fn is_tidy(&self) -> bool {
         self.cut.is_some() || self.entries.keys().next().is_none_or(|first| *first > self.truncated.index)

@@ -86,6 +86,11 @@ impl Meta {
         self.shard(shard).wishes.last().expect("the founding")
     }
 
+    /// The members of a wish.
+    pub fn members(&self, shard: u16, version: u64) -> &BTreeSet<u64> {
+        &self.shard(shard).wishes[version as usize - 1].members.voters
+    }
+
     /// The newest wish is fulfilled.
     pub fn is_settled(&self, shard: u16) -> bool {
         self.shard(shard).settled == self.newest(shard).version

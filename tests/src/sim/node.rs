@@ -129,6 +129,13 @@ impl Node {
         self.replicas.contains_key(&shard)
     }
 
+    /// Index up to which its disk says, after a crash now, that the log is committed; 0 for a replica without state.
+    pub fn known_committed(&mut self, key: Key) -> u64 {
+        let Some(born) = self.replicas.get_mut(&key.0).filter(|born| born.peer == key.1) else { return 0 };
+        let (committed, cut) = self.disk.with(key, |log| (log.committed(), log.truncated().index));
+        committed.max(cut).max(born.folders.store().durable().applied.index)
+    }
+
     /// Which disk it has.
     pub fn disk_number(&self) -> u32 {
         self.disk_number
@@ -146,6 +153,8 @@ impl Node {
     /// Something that is on the disk of a crashed node is not what was written.
     pub fn spoil(&mut self, env: &mut Env, shard: u16, log: bool) -> bool {
         let Some(born) = self.replicas.get_mut(&shard).filter(|born| !born.refused) else { return false };
+        // Of the state that counts: others are thrown away unseen.
+        born.folders.recover(self.disk.durable((shard, born.peer)).truncated.index);
         born.hurt = match log {
             true => self.disk.spoil((shard, born.peer), &mut env.rng),
             false => born.folders.store().spoil(&mut env.rng),

@@ -145,6 +145,30 @@ impl Watch {
         Ok(())
     }
 
+    /// A wish is said to be fulfilled. Whatever crashes now, a majority of the members knows it, and no member is without
+    /// state. `known` says what the disk of a replica knows to be committed.
+    pub fn settled(&self, shard: u16, wanted: &BTreeSet<u64>, mut known: impl FnMut(Key) -> u64) -> Check {
+        let members = &self.oracles[&shard].members;
+        let change = members.change_before(u64::MAX);
+        if *wanted != members.newest().voters || members.is_news(change) {
+            // The next change is under way.
+            return Ok(());
+        }
+        let kept: Vec<u64> = wanted.iter().copied().filter(|peer| !self.buried.contains(&(shard, *peer))).collect();
+        let known: Vec<(u64, u64)> = kept.into_iter().map(|peer| (peer, known((shard, peer)))).collect();
+        ensure_that!(
+            "no member is without state",
+            known.iter().all(|(_, index)| *index > 0),
+            "shard {shard}: what is known to be committed: {known:x?}"
+        );
+        ensure_that!(
+            "what is settled stays settled",
+            known.iter().filter(|(_, index)| *index >= change).count() > wanted.len() / 2,
+            "shard {shard}: entry {change} made the members; what is known to be committed: {known:x?}"
+        );
+        Ok(())
+    }
+
     /// A leadership begins to serve. Whoever was removed can do so only in a term that is over.
     pub fn begins(&self, key: Key, term: u64) -> Check {
         let newest = self.leaders.range((key.0, 0)..=(key.0, u64::MAX)).next_back();

@@ -6,6 +6,7 @@ use super::event::{Answer, Event};
 use super::faults;
 use super::group::check_machine;
 use super::history::History;
+use super::log::Key;
 use super::meta;
 use super::node::Node;
 use super::operator::Operator;
@@ -118,6 +119,8 @@ impl World {
             }
             Event::Settled { shard, version } => {
                 if env.meta.truth(shard).settled < version {
+                    let known = |key: Key| nodes[super::node_of(key.1)].known_committed(key);
+                    watch.settled(shard, env.meta.members(shard, version), known)?;
                     env.cover.count("members: wishes fulfilled");
                     env.note(Note::Fault(format!("shard {shard}: wish {version} is fulfilled")));
                     env.meta.settle(shard, version);

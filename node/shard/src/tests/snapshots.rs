@@ -1,6 +1,6 @@
 use super::cluster::{Cluster, Disk, config, open};
 use crate::members::{Members, Step};
-use crate::{Durable, Error, FOUNDING, HardState, Message, MessageType};
+use crate::{Durable, Error, FOUNDING, HardState, Message, MessageType, Position};
 
 /// Replica 3 is cut off while the others go on and cut their logs.
 fn laggard() -> Cluster {
@@ -158,4 +158,44 @@ fn a_shard_begins_behind_its_founding() {
     let grown = Durable::founding(members, Durable { hard_state, last_index: 9, ..Durable::default() });
     assert_eq!((grown.hard_state.term, grown.hard_state.vote, grown.hard_state.commit), (5, 2, 1));
     assert_eq!((grown.applied, grown.truncated, grown.last_index), (1, FOUNDING, 9));
+}
+
+/// Otherwise those that stay would wait for the votes of those that are gone, once all have restarted.
+#[test]
+fn members_are_settled_only_when_a_restart_does_not_bring_the_earlier_ones_back() {
+    let mut cluster = Cluster::led_by_1();
+    let wanted = members(&[1], &[]);
+    for _ in 0..20 {
+        if cluster.replica(1).reconcile(&wanted) == Some(Step::Done) {
+            break;
+        }
+        cluster.tick(1);
+    }
+    assert_eq!(cluster.replica(1).reconcile(&wanted), Some(Step::Done));
+    [2, 3].into_iter().for_each(|peer| drop(cluster.nodes.remove(&peer)));
+    // What was not on disk of the state is applied again, as far as the log says that it is decided.
+    let mut disk = cluster.node(1).disk();
+    (disk.applied, disk.conf_state) = (0, Disk::new(&[1, 2, 3]).conf_state);
+    cluster.nodes.insert(1, open(config(1), disk).unwrap());
+    cluster.tick(30);
+    assert_eq!(cluster.leaders(), [1]);
+}
+
+/// Its acknowledgement was lost, and the leader has cut off what it would send to find out.
+#[test]
+fn a_follower_that_has_all_answers_a_snapshot_without_a_copy() {
+    let mut cluster = Cluster::led_by_1();
+    cluster.propose(1, "a");
+    cluster.tick(4);
+    let replica = cluster.replica(3);
+    let (index, term) = (replica.committed_index(), replica.term());
+    let at = Position { term, index };
+    let mut message = Message { from: 1, to: 3, term, ..Message::default() };
+    message.set_msg_type(MessageType::MsgSnapshot);
+    message.set_snapshot(crate::snapshots::snapshot(at, Disk::new(&[1, 2, 3]).conf_state));
+    replica.step(message).unwrap();
+    cluster.turn(3);
+    let answered = |m: &Message| m.get_msg_type() == MessageType::MsgAppendResponse && !m.reject && m.index == index;
+    assert!(cluster.network.iter().any(answered));
+    assert_eq!(cluster.node(3).commands(), ["a"]);
 }

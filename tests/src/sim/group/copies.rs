@@ -126,8 +126,15 @@ impl Group {
     /// The follower's owner: a copy has come, as far as it has.
     pub fn receive(&mut self, around: &mut Around<'_>, folders: &mut Folders, copy: &Copy) -> Check {
         let at = copy.records.applied;
-        if copy.peer != self.peer || at.index <= self.core.replica_ref().applied_index() {
+        if copy.peer != self.peer {
+            around.env.cover.count("snapshots: copies for another");
+            return Ok(());
+        }
+        let held = Held { peer: self.peer, at, members: copy.records.members.clone() };
+        if at.index <= self.core.replica_ref().applied_index() {
+            // The leader does not know how far this replica is, and learns it by the answer to the snapshot.
             around.env.cover.count("snapshots: copies of no use");
+            network::held(around.env, around.node, copy.from, self.shard, held);
             return Ok(());
         }
         if !copy.whole {
@@ -150,7 +157,6 @@ impl Group {
         }
         let (node, shard, peer) = (around.node, self.shard, self.peer);
         around.env.note(Note::Copy { node, shard, what: "is held by", peer, index: at.index });
-        let held = Held { peer, at, members: copy.records.members.clone() };
         network::held(around.env, node, copy.from, shard, held);
         Ok(())
     }
