@@ -17,7 +17,7 @@ pub const ENV_PREFIX: &str = "MOSO_NODE_";
 
 /// One node of a moso cluster.
 #[derive(Debug, Default, Parser)]
-#[command(name = "moso-node", version)]
+#[command(name = "moso-node", version, after_help = "`moso-node restore --help`: make the data folder from a backup.")]
 pub struct Cli {
     /// The configuration file.
     #[arg(long, env = "MOSO_NODE_CONFIG", value_name = "FILE")]

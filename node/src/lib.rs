@@ -9,9 +9,11 @@
 //! reactor.rs group.rs meta_group.rs upkeep.rs    threads that own shards
 //! log_writer.rs store/                the one log, the state of each replica
 //! peer/ outbound.rs                   other nodes
+//! snapshot/ backup/                   copies of states: to other nodes, to operators and back
 //! ```
 
 pub mod api;
+pub mod backup;
 pub mod clock;
 pub mod cluster;
 pub mod config;

@@ -1,6 +1,7 @@
 //! `moso-node`: one node of a moso cluster.
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use moso_node::backup::command;
 use moso_node::config::Config;
 use moso_node::error::Error;
 use std::process::ExitCode;
@@ -21,6 +22,11 @@ const EXIT_CONFIG: u8 = 2;
 fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MOSO_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+    let mut args = std::env::args_os().peekable();
+    let program = args.next().unwrap_or_default();
+    if args.next_if(|arg| arg == command::NAME).is_some() {
+        return ended(command::run(std::iter::once(program).chain(args)));
+    }
     let config = match Config::load() {
         Ok(config) => config,
         Err(error) => {
@@ -28,10 +34,13 @@ fn main() -> ExitCode {
             return EXIT_CONFIG.into();
         }
     };
-    match start(config) {
+    ended(start(config).inspect_err(|error| tracing::error!(%error, "the node ends")))
+}
+
+fn ended(result: Result<(), Error>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "the node ends");
             eprintln!("moso-node: {error}");
             ExitCode::FAILURE
         }
