@@ -359,12 +359,6 @@ impl Refusals {
     }
 }
 
-fn flip(bytes: &mut Vec<u8>) -> bool {
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    true
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_a_sound_backup_or_not_a_new_folder_is_refused() {
     let options = |shards| LocalOptions { nodes: 1, shards, ..LocalOptions::default() };
@@ -380,6 +374,11 @@ async fn what_is_not_a_sound_backup_or_not_a_new_folder_is_refused() {
     source.nodes.stop().await.unwrap();
 
     let list = dir.join("BACKUP.json");
+    let flip = |bytes: &mut Vec<u8>| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        true
+    };
     for shard in [0, 1] {
         refusals.with(&refusals.table(shard), flip, &["is damaged: wrong checksum"]).await;
         refusals.left_behind_is_refused().await;

@@ -229,3 +229,57 @@ fn sync_folder(dir: &Path) -> Result<()> {
     let sync = File::open(dir).and_then(|dir| dir.sync_all());
     sync.map_err(|error| Error::io(format!("syncing {}", dir.display()), error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copy(prepare: impl Fn(&Path)) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| dir.path().join(name));
+        fs::create_dir(&from).unwrap();
+        fs::write(from.join("CURRENT"), "as it was").unwrap();
+        prepare(&from);
+        let file = BackupFile { name: "CURRENT".into(), bytes: 9, crc32c: crc32c::crc32c(b"as it was") };
+        fs::create_dir(&to).unwrap();
+        let copied = copy_file(&from, &to, &file);
+        match copied {
+            Ok(()) => {
+                assert_eq!(fs::read(to.join("CURRENT")).unwrap(), b"as it was");
+                String::new()
+            }
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains("from/CURRENT"), "{text}");
+                text
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_file_that_is_as_it_was_is_copied() {
+        assert_eq!(copy(|_| ()), "");
+        assert!(copy(|from| fs::write(from.join("CURRENT"), "as it wAs").unwrap()).contains("wrong checksum"));
+        assert!(copy(|from| fs::write(from.join("CURRENT"), "as it was, and more").unwrap()).contains("more than"));
+        assert!(copy(|from| fs::write(from.join("CURRENT"), "as it").unwrap()).contains("less than"));
+        assert!(copy(|from| fs::remove_file(from.join("CURRENT")).unwrap()).contains("is missing"));
+        let link = |from: &Path| {
+            fs::rename(from.join("CURRENT"), from.join("elsewhere")).unwrap();
+            std::os::unix::fs::symlink("elsewhere", from.join("CURRENT")).unwrap();
+        };
+        assert!(copy(link).contains("is no file"));
+        let folder = |from: &Path| {
+            fs::remove_file(from.join("CURRENT")).unwrap();
+            fs::create_dir(from.join("CURRENT")).unwrap();
+        };
+        assert!(copy(folder).contains("is no file"));
+    }
+
+    #[test]
+    fn a_folder_without_a_sound_list_is_no_backup() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(read(dir.path()).unwrap_err().to_string().contains("not completed"));
+        fs::write(dir.path().join(LIST), "{").unwrap();
+        assert!(read(dir.path()).unwrap_err().to_string().contains("damaged"));
+    }
+}
