@@ -204,7 +204,7 @@ fn newer_files_are_refused_as_such() {
         content["format"] = (content["format"].as_u64().unwrap() + 1).into();
         content["of the future"] = true.into();
         sealed["crc32c"] = crc32c::crc32c(content.to_string().as_bytes()).into();
-        refused(name, sealed.to_string().as_bytes(), "format 4, this version reads up to 3");
+        refused(name, sealed.to_string().as_bytes(), "format 5, this version reads up to 4");
     }
     let config = [sample("file/config").as_slice(), b"of_the_future = 1\n"].concat();
     refused("file/config", &config, "of_the_future");

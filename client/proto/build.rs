@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 #[cfg(feature = "messages")]
 fn compile() -> Result<(), Box<dyn std::error::Error>> {
-    let files = protox::compile(["jobs.proto", "workers.proto", "admin.proto"], ["proto"])?;
+    let files = protox::compile(["jobs.proto", "workers.proto", "admin.proto", "backup.proto"], ["proto"])?;
     let mut config = prost_build_driver::configure()
         .build_client(cfg!(feature = "client"))
         .build_server(cfg!(feature = "server"))

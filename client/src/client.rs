@@ -6,6 +6,7 @@ use crate::pool::{Node, Pool};
 use crate::submissions::Submissions;
 use moso_proto::MESSAGE_BYTES_MAX;
 use moso_proto::v1::admin_client::AdminClient;
+use moso_proto::v1::backups_client::BackupsClient;
 use moso_proto::v1::jobs_client::JobsClient;
 use moso_proto::v1::workers_client::WorkersClient;
 use moso_proto::v1::{ClusterReply, ClusterRequest};
@@ -120,6 +121,10 @@ pub(crate) fn admin(node: &Node) -> AdminClient<Channel> {
     AdminClient::new(node.channel.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn backups(node: &Node) -> BackupsClient<Channel> {
+    BackupsClient::new(node.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 pub(crate) fn jobs(node: &Node) -> JobsClient<Channel> {

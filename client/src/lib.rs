@@ -49,6 +49,7 @@
 //! Those who hold many leases without a task for each use a [`Session`].
 
 mod admin;
+mod backup;
 mod client;
 mod command;
 mod error;
@@ -64,6 +65,7 @@ mod watch;
 mod wire;
 mod worker;
 
+pub use backup::ShardCopy;
 pub use client::Client;
 pub use command::{BadCommand, Command};
 pub use error::{Error, Result};

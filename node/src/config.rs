@@ -18,7 +18,13 @@ pub const ENV_PREFIX: &str = "MOSO_NODE_";
 
 /// One node of a moso cluster.
 #[derive(Debug, Default, Parser)]
-#[command(name = "moso-node", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    name = "moso-node",
+    version,
+    after_help = "`moso-node restore --help`: make the data folder from a backup.",
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 pub struct Cli {
     /// The configuration file.
     #[arg(long, env = "MOSO_NODE_CONFIG", value_name = "FILE", required = true)]

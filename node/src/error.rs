@@ -80,6 +80,16 @@ pub enum Error {
         reason: String,
     },
 
+    /// A backup is not what it was when it was made, or not one for this configuration. The operator must act as the text
+    /// says; nothing that a node could start on was made.
+    #[error("backup {path}: {reason}")]
+    Backup {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+
     /// The configuration is wrong. The operator must correct every line.
     #[error("{}", .0.join("\n"))]
     Config(Vec<String>),

@@ -12,9 +12,11 @@
 //! peer/ outbound.rs                   other nodes
 //! disk/                               a disk that is full, or does not answer
 //! offline/                            verifying and printing a stopped node's folder
+//! snapshot/ backup/                   copies of states: to other nodes, to operators and back
 //! ```
 
 pub mod api;
+pub mod backup;
 pub mod clock;
 pub mod cluster;
 pub mod config;

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use moso_node::backup::command;
 use moso_node::config::{Cli, Config};
 use moso_node::error::Error;
 use std::process::ExitCode;
@@ -20,9 +21,14 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(2);
 const EXIT_CONFIG: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("MOSO_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+    let mut args = std::env::args_os().peekable();
+    let program = args.next().unwrap_or_default();
+    if args.next_if(|arg| arg == command::NAME).is_some() {
+        return ended(command::run(std::iter::once(program).chain(args)));
+    }
+    let cli = Cli::parse();
     if let Some(offline) = &cli.offline {
         return offline.run();
     }
@@ -33,10 +39,13 @@ fn main() -> ExitCode {
             return EXIT_CONFIG.into();
         }
     };
-    match start(config) {
+    ended(start(config).inspect_err(|error| tracing::error!(%error, "the node ends")))
+}
+
+fn ended(result: Result<(), Error>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "the node ends");
             eprintln!("moso-node: {error}");
             ExitCode::FAILURE
         }

@@ -3,6 +3,7 @@
 use crate::api::admin::AdminApi;
 use crate::api::jobs::JobsApi;
 use crate::api::workers::WorkersApi;
+use crate::backup::serve::{BackupSource, BackupsApi};
 use crate::clock::Clock;
 use crate::cluster::ClusterInfo;
 use crate::config::Config;
@@ -32,6 +33,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use moso_proto::MESSAGE_BYTES_MAX;
 use moso_proto::shards::node_of;
 use moso_proto::v1::admin_server::AdminServer;
+use moso_proto::v1::backups_server::BackupsServer;
 use moso_proto::v1::jobs_server::JobsServer;
 use moso_proto::v1::workers_server::WorkersServer;
 use moso_queue::meta::MetaView;
@@ -78,6 +80,14 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let shared = built.shared.clone();
     let receiver = Arc::new(Receiver::new(config.data.clone(), mailboxes.clone(), shared.clone()));
     let _ = served.set(Served { router: router.clone(), dispatcher: dispatcher.clone(), receiver });
+    let backups = BackupsApi::new(BackupSource {
+        router: router.clone(),
+        mailboxes: mailboxes.clone(),
+        data: config.data.clone(),
+        shared: shared.clone(),
+        clock,
+        mib_per_s: config.snapshot_mib_per_s,
+    });
     let residents = Residents {
         config: config.clone(),
         directory: directory.clone(),
@@ -102,8 +112,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
         let stopped = async move { drop(http_stop.wait_for(|s| *s).await) };
         axum::serve(listeners.http, http::routes(http_state)).with_graceful_shutdown(stopped).await
     });
-    let api =
-        tokio::spawn(serve_api(listeners.api, router, dispatcher, sessions.clone(), info, clock, stopping.subscribe()));
+    let services = Services { router, dispatcher, sessions: sessions.clone(), info, backups };
+    let api = tokio::spawn(serve_api(listeners.api, services, clock, stopping.subscribe()));
     tracing::info!(node = config.node, api = %config.api, peer = %config.peer, http = %config.http, "started");
 
     let mut failed_now = false;
@@ -362,15 +372,22 @@ async fn give_leaderships_away(directory: &Directory, mailboxes: &[Arc<Mailbox>]
     }
 }
 
-async fn serve_api(
-    listener: TcpListener,
+/// What the services speak to.
+struct Services {
     router: Arc<Router>,
     dispatcher: Arc<Dispatcher>,
     sessions: Arc<Sessions>,
     info: Arc<ClusterInfo>,
+    backups: BackupsApi,
+}
+
+async fn serve_api(
+    listener: TcpListener,
+    services: Services,
     clock: Clock,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
+    let Services { router, dispatcher, sessions, info, backups } = services;
     let jobs = JobsServer::new(JobsApi::new(router.clone(), clock, stopping.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX * 2);
@@ -388,6 +405,7 @@ async fn serve_api(
         .add_service(jobs)
         .add_service(workers)
         .add_service(admin)
+        .add_service(BackupsServer::new(backups))
         .serve_with_incoming_shutdown(incoming, async move { drop(stopping.wait_for(|s| *s).await) })
         .await
 }

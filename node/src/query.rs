@@ -212,7 +212,7 @@ pub enum MetaQueryCall {
 }
 
 /// Runs a closure on the shard's reactor.
-async fn on_reactor<T: Send + 'static>(
+pub(crate) async fn on_reactor<T: Send + 'static>(
     router: &Router,
     shard: u16,
     f: impl FnOnce(Snapshot<'_>) -> T + Send + 'static,

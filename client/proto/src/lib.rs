@@ -3,6 +3,7 @@
 //! Without features this crate is pure types; `messages` adds the protobuf messages, `client` and `server` the
 //! tonic stubs.
 
+pub mod backup;
 pub mod code;
 pub mod id;
 pub mod object;

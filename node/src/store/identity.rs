@@ -19,6 +19,8 @@ const IDENTITY: &str = "IDENTITY";
 const SEEN: &str = "SEEN";
 const REPLICAS: &str = "REPLICAS";
 const LOCK: &str = "LOCK";
+/// In a folder that is being filled from a backup.
+const RESTORING: &str = "RESTORING";
 
 /// Random number of a data folder, drawn when it is made. A node that lost its folder comes back with another one, and is
 /// not taken for the node that promised things before.
@@ -124,6 +126,31 @@ impl DataFolder {
         let identity = read_sealed::<Identity>(path, IDENTITY)?.ok_or_else(missing)?;
         read_sealed::<SeenFile>(path, SEEN)?;
         Ok((identity, lock))
+    }
+
+    /// Makes a folder whose content `fill` brings, all or nothing: until all is on disk it is no node's, and refused.
+    ///
+    /// # Errors
+    /// `Folder` if it is not empty, in use or not writable; `Io`; those of `fill`.
+    pub fn fill(path: &Path, cluster: &str, node: u32, fill: impl FnOnce(&Path) -> Result<()>) -> Result<DataFolder> {
+        fs::create_dir_all(path).map_err(|error| refuse(path, format!("cannot be made: {error}")))?;
+        let lock = lock(path)?;
+        if let Some(Identity { cluster, node, .. }) = read_sealed::<Identity>(path, IDENTITY)? {
+            let reason = format!("holds node {node} of cluster {cluster:?}: name an empty or new folder");
+            return Err(refuse(path, reason));
+        }
+        check_empty(path)?;
+        let io = |error| Error::io(format!("writing {RESTORING} in {}", path.display()), error);
+        File::create(path.join(RESTORING)).and_then(|file| file.sync_all()).map_err(io)?;
+        sync_folder(path).map_err(io)?;
+        fill(path)?;
+        sync_folder(path).map_err(io)?;
+        let identity =
+            Identity { format: FOLDER_FORMAT, cluster: cluster.to_owned(), node, store: StoreId(rand::random()) };
+        write_sealed(path, IDENTITY, &identity)?;
+        // With an identity it means nothing any more.
+        let _ = fs::remove_file(path.join(RESTORING));
+        Ok(DataFolder { path: path.to_owned(), identity, _lock: lock })
     }
 
     /// The folder.
@@ -248,6 +275,10 @@ fn lock(path: &Path) -> Result<File> {
 /// A folder without identity must hold nothing but the node's configuration and what a crash in the middle of making it
 /// leaves.
 fn check_empty(path: &Path) -> Result<()> {
+    if path.join(RESTORING).exists() {
+        let reason = "a restore into it did not end: remove all that is in it, and restore again";
+        return Err(refuse(path, reason.to_owned()));
+    }
     let unreadable = |error: io::Error| refuse(path, format!("cannot be read: {error}"));
     let making = format!("{IDENTITY}.new");
     for entry in fs::read_dir(path).map_err(unreadable)? {
@@ -320,7 +351,11 @@ pub(super) fn write_sealed(folder: &Path, name: &str, content: &impl Serialize) 
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&aside, folder.join(name))?;
-        File::open(folder)?.sync_all()
+        sync_folder(folder)
     };
     write().map_err(|error| Error::io(format!("writing {} in {}", name, folder.display()), error))
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }

@@ -60,6 +60,7 @@ pub struct StateStore {
 }
 
 /// What the committing thread remembers of its last commit.
+#[derive(Default)]
 struct Known {
     applied: Option<(Applied, ConfState)>,
     /// Submissions below it are deleted already. Each deletion begins where the last ended: nested range tombstones
@@ -79,7 +80,7 @@ impl StateStore {
         }
         let db = DB::open_cf_descriptors(shared.database(), dir, families(shared))
             .map_err(|error| open_error(dir, shard, error))?;
-        let known = Mutex::new(Known { applied: None, dedup_below: [0; 16] });
+        let known = Mutex::new(Known::default());
         let store = StateStore { db, dir: dir.to_owned(), shard, known };
         let applied = store.read_applied(&ReadOptions::default())?;
         store.check_format(applied.is_some())?;

@@ -1,6 +1,7 @@
 //! The command line: one module for each noun, one for what goes out, one for what the user types.
 
 mod act;
+mod backup;
 mod cluster;
 mod connect;
 pub mod exit;
@@ -88,6 +89,9 @@ enum Command {
         #[command(subcommand)]
         command: Option<members::Cluster>,
     },
+    /// Back a cluster up; check and show backups. `moso-node restore` makes a new cluster of one.
+    #[command(subcommand)]
+    Backup(backup::Backup),
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -106,6 +110,7 @@ pub async fn run(args: Args) -> Result<()> {
             clap_complete::generate(shell, &mut Args::command(), "moso", &mut script);
             out.raw(&script)
         }
+        Command::Backup(backup) if !backup.asks() => backup.run(&out),
         command => command.ask(&out, connect).await,
     }
 }
@@ -133,6 +138,7 @@ impl Command {
             Command::Retry(retry) => retry.run(&client, out).await,
             Command::Priority(priority) => priority.run(&client, out).await,
             Command::Cluster { command } => command.unwrap_or(members::Cluster::Show).run(&client, out).await,
+            Command::Backup(backup) => backup.ask(&client, out).await,
             Command::Up(_) | Command::Completion { .. } => {
                 unreachable!("these ask no cluster and are run before")
             }

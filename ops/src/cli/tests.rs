@@ -43,6 +43,9 @@ fn documented_lines_are_taken() {
         "retry --task 7 --state failed --attempts 2",
         "priority -100 --task 7",
         "cluster --connect a:1,b:2",
+        "backup create folder --connect a:1",
+        "backup verify folder",
+        "backup show folder --output json",
         "completion zsh",
     ] {
         if let Err(error) = parse(line) {

@@ -104,6 +104,28 @@ impl LocalCluster {
     }
 
     async fn start_once(options: LocalOptions) -> Result<Self, LocalError> {
+        let (mut cluster, is_new) = Self::prepare_once(options)?;
+        let started = cluster.start_nodes().await;
+        if let (Err(LocalError::Died { tail, .. }), true) = (&started, is_new)
+            && lost_port(tail)
+        {
+            // Nothing was stored: the next try chooses other ports.
+            cluster.processes.clear();
+            remove_all(&cluster.folder, cluster.record.members.len() as u32);
+        }
+        started.map(|()| cluster)
+    }
+
+    /// Writes the nodes' configurations and starts nothing, so that data folders can be made before the first start: see
+    /// [`LocalCluster::config`], [`LocalCluster::start_nodes`].
+    ///
+    /// # Errors
+    /// [`LocalError::NoBinary`], [`LocalError::Options`], [`LocalError::Io`].
+    pub fn prepare(options: LocalOptions) -> Result<Self, LocalError> {
+        Self::prepare_once(options).map(|(cluster, _)| cluster)
+    }
+
+    fn prepare_once(options: LocalOptions) -> Result<(Self, bool), LocalError> {
         let binary = find_binary(options.binary.as_deref())?;
         let (folder, temporary) = match &options.data {
             Some(folder) => {
@@ -127,7 +149,7 @@ impl LocalCluster {
             None => new_record(&options)?,
         };
         record.write(&folder, &*options.surroundings)?;
-        let mut cluster = LocalCluster {
+        let cluster = LocalCluster {
             processes: record.members.iter().map(|_| None).collect(),
             record,
             options,
@@ -135,18 +157,14 @@ impl LocalCluster {
             folder,
             _temporary: temporary,
         };
-        let started = cluster.start_nodes().await;
-        if let (Err(LocalError::Died { tail, .. }), true) = (&started, is_new)
-            && lost_port(tail)
-        {
-            // Nothing was stored: the next try chooses other ports.
-            cluster.processes.clear();
-            remove_all(&cluster.folder, cluster.record.members.len() as u32);
-        }
-        started.map(|()| cluster)
+        Ok((cluster, is_new))
     }
 
-    async fn start_nodes(&mut self) -> Result<(), LocalError> {
+    /// Starts all nodes and waits until every one is ready.
+    ///
+    /// # Errors
+    /// As [`wait_ready`](Self::wait_ready).
+    pub async fn start_nodes(&mut self) -> Result<(), LocalError> {
         for node in 1..=self.nodes() {
             self.spawn(node)?;
         }
@@ -248,6 +266,11 @@ impl LocalCluster {
     /// Folder of data and logs.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The configuration file of a node.
+    pub fn config(&self, node: u32) -> PathBuf {
+        config_path(&self.folder, node)
     }
 
     /// The log of a node.

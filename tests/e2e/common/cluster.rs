@@ -29,7 +29,11 @@ impl Cluster {
 
     /// As [`Cluster::start`], not as by default.
     pub async fn start_with(options: LocalOptions) -> Self {
-        let nodes = LocalCluster::start(options).await.unwrap();
+        Self::of(LocalCluster::start(options).await.unwrap()).await
+    }
+
+    /// A cluster that runs.
+    pub async fn of(nodes: LocalCluster) -> Self {
         let client = Self::connect(&nodes).await;
         Cluster { nodes, client }
     }

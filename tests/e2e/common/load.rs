@@ -17,7 +17,7 @@ const SLOTS: usize = 20;
 /// Every so many tasks one is an array.
 const ARRAY_EVERY: u64 = 3;
 /// Jobs of a task.
-const TASK_JOBS: u32 = 10;
+pub const TASK_JOBS: u32 = 10;
 
 /// Tasks looked at at once.
 const READS: usize = 16;
@@ -63,6 +63,11 @@ impl Load {
             load.workers.push((handle, tokio::spawn(async move { run.await.unwrap() })));
         }
         load
+    }
+
+    /// What was accepted so far.
+    pub fn accepted(&self) -> Vec<SubmitReply> {
+        self.accepted.lock().unwrap().clone()
     }
 
     /// Waits until so many further jobs have run.

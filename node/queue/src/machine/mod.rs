@@ -461,7 +461,8 @@ impl Machine {
     }
 }
 
-fn fingerprint(seed: u64, bytes: &[u8]) -> u64 {
+/// A hash of bytes that does not depend on the machine.
+pub(crate) fn fingerprint(seed: u64, bytes: &[u8]) -> u64 {
     let mut sum = crate::task::mix(seed ^ bytes.len() as u64);
     for chunk in bytes.chunks(8) {
         let mut word = [0; 8];

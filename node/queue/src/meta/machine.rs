@@ -7,6 +7,8 @@ use moso_proto::shards::{FOUNDING_INCARNATION, node_of};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, VecDeque};
 
+mod refound;
+
 /// Format of the stored records.
 const RECORD_VERSION: u8 = 1;
 /// First byte of a record's key.

@@ -1,14 +1,15 @@
 //! Copies of a replica's state: made here by hard links, sent to another node, verified there.
 
-use super::{ARCH, Applied, BODY, HIST, HOT, StateStore};
+use super::{ARCH, Applied, BODY, HIST, HOT, Known, StateStore};
 use crate::error::{Error, Result};
 use crate::store::keys;
-use crate::store::rocks::SharedRocks;
+use crate::store::rocks::{SharedRocks, open_error};
 use crate::store::value;
 use raft::eraftpb::ConfState;
 use rocksdb::checkpoint::Checkpoint as RocksCheckpoint;
 use rocksdb::{DB, ReadOptions};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 /// A copy of a state in a folder of its own. Its files never change.
 #[derive(Debug)]
@@ -37,9 +38,7 @@ impl StateStore {
         RocksCheckpoint::new(&self.db)
             .and_then(|checkpoint| checkpoint.create_checkpoint(dir))
             .map_err(|error| Error::fatal("copying a shard's state", error))?;
-        let families =
-            vec![shared.scanned(HOT), shared.looked_up(BODY), shared.looked_up(HIST), shared.looked_up(ARCH)];
-        let db = DB::open_cf_descriptors_read_only(shared.database(), dir, families, false)
+        let db = DB::open_cf_descriptors_read_only(shared.database(), dir, super::families(shared), false)
             .map_err(|error| Error::Read { what: "a copy of a shard's state", reason: error.to_string() })?;
         let read = |key: [u8; 2]| {
             let family = db.cf_handle(HOT).expect("the copy was opened with this column family");
@@ -53,6 +52,23 @@ impl StateStore {
             .map_err(damaged)?;
         drop(db);
         Ok(Checkpoint { dir: dir.to_owned(), applied: Applied { index, term }, members, files: files(dir)? })
+    }
+
+    /// Opens a copy for reading. Its files stay as they are.
+    ///
+    /// # Errors
+    /// As [`StateStore::open`]; `Contract` if nothing was ever committed.
+    pub fn open_copy(dir: &Path, shard: u16, shared: &SharedRocks) -> Result<StateStore> {
+        let db = DB::open_cf_descriptors_read_only(shared.database(), dir, super::families(shared), false)
+            .map_err(|error| open_error(dir, shard, error))?;
+        let store = StateStore { db, dir: dir.to_owned(), shard, known: Mutex::new(Known::default()) };
+        let applied = store.read_applied(&ReadOptions::default())?;
+        let applied =
+            applied.ok_or_else(|| Error::contract(shard, "a copy of a state to which nothing was committed"))?;
+        store.check_format(true)?;
+        let members = store.read_conf_state()?;
+        store.known().applied = Some((applied, members));
+        Ok(store)
     }
 
     /// Reads every record, so that a block whose checksum is wrong is found now and not when it is needed.

@@ -103,3 +103,32 @@ fn an_incarnation_comes_once() {
     assert!(!folder.incarnations().unwrap().is_new(4).unwrap(), "kept on disk");
     assert!(folder.incarnations().unwrap().is_new(6).unwrap());
 }
+
+#[test]
+fn a_folder_that_is_filled_is_a_nodes_only_when_all_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data");
+    let fill = |content: fn(&Path) -> crate::error::Result<()>| DataFolder::fill(&path, "grid", 1, content);
+    let failed = fill(|path| {
+        fs::create_dir(path.join("log")).unwrap();
+        assert!(refusal(path, "grid", 1).contains("in use"));
+        Err(Error::Config(vec!["enough".into()]))
+    });
+    assert!(failed.unwrap_err().to_string().contains("enough"));
+    // As after a crash: no start, and no second try on what is left.
+    assert!(refusal(&path, "grid", 1).contains("a restore into it did not end"));
+    let again = fill(|_| panic!("not called")).unwrap_err().to_string();
+    assert!(again.contains("remove all that is in it"), "{again}");
+
+    fs::remove_dir_all(&path).unwrap();
+    let filled = fill(|path| {
+        fs::create_dir(path.join("log")).unwrap();
+        Ok(())
+    });
+    let identity = filled.unwrap().identity().clone();
+    assert_eq!(DataFolder::open(&path, "grid", 1).unwrap().identity(), &identity);
+    assert!(fill(|_| Ok(())).unwrap_err().to_string().contains("holds node 1 of cluster \"grid\""));
+    let full = dir.path().join("full");
+    fs::create_dir_all(full.join("things")).unwrap();
+    assert!(DataFolder::fill(&full, "grid", 1, |_| Ok(())).unwrap_err().to_string().contains("things"));
+}
