@@ -7,6 +7,7 @@ use moso_queue::Machine;
 use moso_queue::meta::MetaMachine;
 use moso_shard::{Append, Position, Replica};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,8 +56,8 @@ impl Standby {
     /// Sends copies to the followers that lack what was cut off. Called from time to time.
     pub fn send(&mut self, shard: u16, replica: &mut Replica, store: &Arc<StateStore>, sender: &Arc<Sender>) {
         for peer in replica.take_snapshots_wanted() {
-            if !self.sending.contains_key(&peer) {
-                self.sending.insert(peer, None);
+            if let Entry::Vacant(place) = self.sending.entry(peer) {
+                place.insert(None);
                 sender.begin(shard, peer, store.clone());
             }
         }
