@@ -11,7 +11,7 @@ use super::network::client_delay;
 use super::trace::Note;
 use super::watch::{Check, Violation, Watch};
 use bytes::Bytes;
-use moso_shard::{ConfState, Message, wire};
+use moso_shard::{ConfState, FOUNDING, Message, wire};
 use rand::Rng;
 use rand::seq::IteratorRandom;
 use std::collections::{BTreeMap, VecDeque};
@@ -133,7 +133,8 @@ impl Node {
     pub fn known_committed(&mut self, key: Key) -> u64 {
         let Some(born) = self.replicas.get_mut(&key.0).filter(|born| born.peer == key.1) else { return 0 };
         let (committed, cut) = self.disk.with(key, |log| (log.committed(), log.truncated().index));
-        committed.max(cut).max(born.folders.store().durable().applied.index)
+        let founding = born.founding.as_ref().map_or(0, |_| FOUNDING.index);
+        committed.max(cut).max(founding).max(born.folders.store().durable().applied.index)
     }
 
     /// Which disk it has.
