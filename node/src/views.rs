@@ -220,7 +220,10 @@ pub fn status_log(view: &v1::JobView, stored: &[Change]) -> Vec<v1::StatusChange
     }
     if view.leased_ms >= view.ready_ms {
         row(view.leased_ms, "sent", view.attempt, &view.worker, "");
-        row(view.started_ms, "running", view.attempt, &view.worker, "");
+        // Said by the worker, whose clock may be another one.
+        let latest = if view.ended_ms > 0 { view.ended_ms } else { u64::MAX };
+        let started = if view.started_ms > 0 { view.started_ms.max(view.leased_ms).min(latest) } else { 0 };
+        row(started, "running", view.attempt, &view.worker, "");
     }
     if view.ended_ms > 0 {
         let who = if view.state == "finished" || view.state == "failed" { view.worker.as_str() } else { "moso" };
