@@ -13,6 +13,7 @@ use crate::leases::ExpiryPolicy;
 use crate::limits::{BATCH_BYTES_MAX, BATCHES_MAX, ENTRY_BYTES_TARGET, PROPOSALS_MAX, UNPERSISTED_MAX};
 use crate::output::{Append, Payload, Position, Role};
 use crate::pending::Pending;
+use crate::prepared::Prepared;
 use crate::quorum::QuorumLease;
 use crate::replica::Replica;
 use crate::timeouts::TimeoutTable;
@@ -151,7 +152,7 @@ pub struct Core<T> {
     unwritten_bytes: usize,
     applied: Position,
     /// A copy of the state that may take its place, and its position.
-    prepared: Option<(Machine, Position)>,
+    prepared: Prepared<Machine>,
     conf_state: Option<ConfState>,
     /// Something was applied since the last write.
     ahead: bool,
@@ -189,7 +190,7 @@ impl<T> Core<T> {
             stuck: None,
             effects: Effects::default(),
             applied,
-            prepared: None,
+            prepared: Prepared::none(),
             conf_state: None,
             ahead: false,
             reads: VecDeque::new(),
@@ -267,23 +268,13 @@ impl<T> Core<T> {
     /// needed.
     #[must_use]
     pub fn prepare(&mut self, machine: Machine, at: Position) -> bool {
-        let free = !self.replica.takes_snapshot();
-        if free {
-            self.replica.expect_snapshot(Some(at));
-            self.prepared = Some((machine, at));
-        }
-        free
+        self.prepared.put(&mut self.replica, machine, at)
     }
 
     /// The copy that was prepared is of no use any more. `false`: it is being taken up, the next turn tells so.
     #[must_use]
     pub fn unprepare(&mut self) -> bool {
-        let free = !self.replica.takes_snapshot();
-        if free {
-            self.replica.expect_snapshot(None);
-            self.prepared = None;
-        }
-        free
+        self.prepared.forget(&mut self.replica)
     }
 
     /// Gathers an encoded command; whoever waits gets the answer from a later [`Core::turn`].
@@ -539,9 +530,7 @@ impl<T> Core<T> {
 
     /// What was applied and not written is part of the snapshot, or was never decided.
     fn restore(&mut self, at: Position, out: &mut CoreOutput<T>) {
-        let (machine, prepared_at) = self.prepared.take().expect("only a snapshot that is prepared is taken");
-        assert_eq!(prepared_at, at, "only the snapshot that is prepared is taken");
-        self.machine = machine;
+        self.machine = self.prepared.take(at);
         self.unwritten = Unwritten::new(&self.machine);
         (self.unwritten_bytes, self.ahead, self.conf_state) = (0, false, None);
         self.applied = at;

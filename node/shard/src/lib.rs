@@ -30,6 +30,7 @@ pub mod members;
 pub mod meta_core;
 mod output;
 mod pending;
+mod prepared;
 mod quorum;
 mod replica;
 mod settlements;

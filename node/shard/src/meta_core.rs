@@ -8,6 +8,7 @@
 use crate::core::CoreOutput;
 use crate::output::{Payload, Position};
 use crate::pending::Pending;
+use crate::prepared::Prepared;
 use crate::replica::Replica;
 use crate::{ConfState, Error};
 use moso_queue::meta::{MetaMachine, MetaReply};
@@ -45,7 +46,7 @@ pub struct MetaCore<T> {
     machine: MetaMachine,
     pending: Pending<T>,
     applied: Position,
-    prepared: Option<(MetaMachine, Position)>,
+    prepared: Prepared<MetaMachine>,
     conf_state: Option<ConfState>,
     unwritten: bool,
     reads: VecDeque<(u64, u64)>,
@@ -61,7 +62,7 @@ impl<T> MetaCore<T> {
             machine,
             pending: Pending::new(PROPOSALS_MAX),
             applied,
-            prepared: None,
+            prepared: Prepared::none(),
             conf_state: None,
             unwritten: false,
             reads: VecDeque::new(),
@@ -90,23 +91,13 @@ impl<T> MetaCore<T> {
     /// As [`crate::core::Core::prepare`].
     #[must_use]
     pub fn prepare(&mut self, machine: MetaMachine, at: Position) -> bool {
-        let free = !self.replica.takes_snapshot();
-        if free {
-            self.replica.expect_snapshot(Some(at));
-            self.prepared = Some((machine, at));
-        }
-        free
+        self.prepared.put(&mut self.replica, machine, at)
     }
 
     /// As [`crate::core::Core::unprepare`].
     #[must_use]
     pub fn unprepare(&mut self) -> bool {
-        let free = !self.replica.takes_snapshot();
-        if free {
-            self.replica.expect_snapshot(None);
-            self.prepared = None;
-        }
-        free
+        self.prepared.forget(&mut self.replica)
     }
 
     /// Takes the records changed since the last call, with the position and configuration for the same batch.
@@ -155,9 +146,7 @@ impl<T> MetaCore<T> {
             out.replica.messages.extend(output.messages);
             out.replica.appends.extend(output.append);
             if let Some(at) = output.restore {
-                let (machine, prepared_at) = self.prepared.take().expect("only a snapshot that is prepared is taken");
-                assert_eq!(prepared_at, at, "only the snapshot that is prepared is taken");
-                self.machine = machine;
+                self.machine = self.prepared.take(at);
                 (self.unwritten, self.conf_state, self.applied) = (false, None, at);
                 out.replica.restored = Some(at);
                 changed = true;
