@@ -89,7 +89,7 @@ fn fixed_seeds_4() {
 fn fresh_seeds() {
     let first = rand::random::<u64>() >> 1;
     println!("seeds from {first}");
-    run(first..first + 20);
+    run(first..first + 50);
 }
 
 #[test]

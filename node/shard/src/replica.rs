@@ -38,8 +38,11 @@ pub struct Replica {
     handed_out: u64,
     /// As last handed to the log writer.
     hard_state: HardState,
-    /// Where the log ended when the members last changed: what follows was sent by a leader that knew the change as decided.
+    /// Where the log ended when the members last changed, or when this leadership first looked at them: what follows was
+    /// sent by a leader that knew the change as decided, and is written together with that.
     members_until: u64,
+    /// Term of that leadership.
+    members_term: u64,
     /// Position of the copy of the state that the owner holds for a snapshot.
     expected: Option<Position>,
     /// A snapshot that is being written to the log.
@@ -82,6 +85,7 @@ impl Replica {
             handed_out: applied,
             hard_state,
             members_until: 0,
+            members_term: 0,
             expected: None,
             restoring: None,
             summons: None,
@@ -175,7 +179,10 @@ impl Replica {
     /// A commit index is written with the entries that follow. Without one, a member that restarts would find itself in the
     /// earlier configuration, and wait for the votes of those that are gone.
     pub fn reconcile(&mut self, wanted: &Members) -> Option<Step> {
-        self.serving_term()?;
+        let term = self.serving_term()?;
+        if std::mem::replace(&mut self.members_term, term) != term {
+            self.members_until = self.last_index();
+        }
         let step = members::next(self.config.peer, &self.conf_state(), wanted, &self.progress());
         if step == Step::Done && self.committed_index() <= self.members_until {
             if self.last_index() <= self.members_until {

@@ -84,6 +84,15 @@ impl MembersLog {
         self.changes.values().rev().flatten().next().cloned().unwrap_or_default()
     }
 
+    /// Entry that made the newest voters what they are: a learner that came later, for the next wish, changes no majority.
+    pub fn voters_since(&self) -> u64 {
+        let newest = self.newest();
+        let known = self.changes.iter().rev().filter_map(|(index, members)| Some((*index, members.as_ref()?)));
+        let same =
+            known.take_while(|(_, members)| (&members.voters, &members.outgoing) == (&newest.voters, &newest.outgoing));
+        same.last().map_or(0, |(index, _)| index)
+    }
+
     /// The entry is the newest change, and nobody has told of it yet.
     pub fn is_news(&self, change: u64) -> bool {
         self.changes.last_key_value().is_some_and(|(index, members)| *index == change && members.is_none())

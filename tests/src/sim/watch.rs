@@ -149,11 +149,11 @@ impl Watch {
     /// state. `known` says what the disk of a replica knows to be committed.
     pub fn settled(&self, shard: u16, wanted: &BTreeSet<u64>, mut known: impl FnMut(Key) -> u64) -> Check {
         let members = &self.oracles[&shard].members;
-        let change = members.change_before(u64::MAX);
-        if *wanted != members.newest().voters || members.is_news(change) {
+        if *wanted != members.newest().voters || members.is_news(members.change_before(u64::MAX)) {
             // The next change is under way.
             return Ok(());
         }
+        let change = members.voters_since();
         let kept: Vec<u64> = wanted.iter().copied().filter(|peer| !self.buried.contains(&(shard, *peer))).collect();
         let known: Vec<(u64, u64)> = kept.into_iter().map(|peer| (peer, known((shard, peer)))).collect();
         ensure_that!(

@@ -199,3 +199,23 @@ fn a_follower_that_has_all_answers_a_snapshot_without_a_copy() {
     assert!(cluster.network.iter().any(answered));
     assert_eq!(cluster.node(3).commands(), ["a"]);
 }
+
+/// It may know the change from its log alone, and the others' disks may not say that it is decided.
+#[test]
+fn a_new_leader_finds_out_anew_whether_members_are_settled() {
+    let mut cluster = Cluster::led_by_1();
+    let wanted = members(&[1, 2], &[]);
+    for _ in 0..20 {
+        cluster.replica(1).reconcile(&wanted);
+        cluster.tick(1);
+    }
+    assert_eq!(cluster.replica(1).reconcile(&wanted), Some(Step::Done));
+    cluster.replica(1).transfer_leader(2).unwrap();
+    cluster.settle();
+    assert_eq!(cluster.leaders(), [2]);
+    let before = cluster.replica(2).last_index();
+    assert!(matches!(cluster.replica(2).reconcile(&wanted), Some(Step::Wait(_))));
+    cluster.tick(4);
+    assert_eq!(cluster.replica(2).reconcile(&wanted), Some(Step::Done));
+    assert_eq!(cluster.replica(2).last_index(), before + 1, "one entry, and no more");
+}
