@@ -115,7 +115,7 @@ impl ClusterInfo {
         let meta_group = ShardView {
             shard: 0,
             leader: directory.meta_leader.load(Ordering::Relaxed),
-            replicas: directory.meta.load().nodes().keys().copied().take(5).collect(),
+            replicas: directory.meta_voters.load().to_vec(),
             ..ShardView::default()
         };
         let shards = directory.shards.iter().map(|slot| {

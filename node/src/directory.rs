@@ -210,6 +210,8 @@ pub struct Directory {
     pub shards: Vec<ShardSlot>,
     /// Node that leads the meta group; 0: none known.
     pub meta_leader: AtomicU32,
+    /// Nodes that vote in it.
+    pub meta_voters: ArcSwap<Vec<u32>>,
     /// Requests to the meta group, if a replica is here.
     pub meta_inbox: Option<Inbox<MetaRequest>>,
     /// The operator's objects.

@@ -71,6 +71,11 @@ impl MetaGroup {
         &self.store
     }
 
+    /// Nodes that vote, as far as is known here.
+    pub fn voters(&self) -> Vec<u32> {
+        self.core.replica_ref().conf_state().voters.into_iter().map(node_of).collect()
+    }
+
     /// Copies of its state.
     pub fn standby(&mut self) -> (&mut Standby, &mut Replica) {
         (&mut self.standby, self.core.replica())
@@ -103,6 +108,7 @@ impl MetaGroup {
         if self.standby.is_old() && self.core.unprepare() {
             self.standby.drop_copy();
         }
+        directory.meta_voters.store(Arc::new(self.voters()));
         let meta = directory.meta.load();
         if meta.version() > 0 {
             let wanted = crate::open::meta_members(&meta, &self.core.replica_ref().conf_state());

@@ -313,6 +313,7 @@ fn build(config: &Config, folder: &DataFolder, clock: Clock) -> Result<Built, Er
         cluster: config.cluster.clone(),
         shards: slots,
         meta_leader: Default::default(),
+        meta_voters: arc_swap::ArcSwap::from_pointee(meta.voters()),
         meta_inbox: Some(Inbox::new(META_INBOX, mailboxes[0].unparker())),
         meta: Default::default(),
         meta_changed: Default::default(),

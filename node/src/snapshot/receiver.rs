@@ -38,6 +38,17 @@ struct Incoming {
     prepared: bool,
 }
 
+impl Incoming {
+    /// How much of each file is here.
+    fn held(&self) -> Vec<u64> {
+        match self.prepared {
+            // The answer to the end was lost: it is asked again.
+            true => self.offer.files.iter().map(|(_, bytes)| *bytes).collect(),
+            false => self.files.iter().map(|part| part.held).collect(),
+        }
+    }
+}
+
 struct Part {
     file: File,
     held: u64,
@@ -79,7 +90,7 @@ impl Receiver {
             let mut copy = lock(copy);
             if copy.offer.id == offer.id {
                 copy.touched = Instant::now();
-                return Ok(copy.files.iter().map(|part| part.held).collect());
+                return Ok(copy.held());
             }
             if !copy.prepared && copy.touched.elapsed() < IDLE {
                 return Err(busy(format!("another copy of shard {shard} arrives")));
@@ -92,7 +103,7 @@ impl Receiver {
         }
         self.check_room(&offer)?;
         let copy = self.begin(shard, offer).map_err(Error::into_fault)?;
-        let held = copy.files.iter().map(|part| part.held).collect();
+        let held = copy.held();
         all.insert(shard, Arc::new(Mutex::new(copy)));
         Ok(held)
     }

@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// A copy that no snapshot asked for within this time is dropped: the leader that sent it is gone.
 const KEPT: Duration = Duration::from_secs(120);
 
+/// A follower to which no copy could be brought gets none for so long: each costs a flush of the state here.
+const PAUSE: Duration = Duration::from_secs(5);
+
 /// What a copy holds.
 pub enum Loaded {
     /// Of a data shard.
@@ -46,6 +49,8 @@ pub struct Floors {
 pub struct Standby {
     /// Copies on their way to followers; with the index from which on they need the log.
     sending: BTreeMap<u64, Option<u64>>,
+    /// When a copy for a follower failed.
+    failed: BTreeMap<u64, Instant>,
     /// The store of the copy that may take this one's place.
     prepared: Option<(Arc<StateStore>, Instant)>,
     /// The store that was replaced, and the number of the append with which that is on disk.
@@ -55,7 +60,8 @@ pub struct Standby {
 impl Standby {
     /// Sends copies to the followers that lack what was cut off. Called from time to time.
     pub fn send(&mut self, shard: u16, replica: &mut Replica, store: &Arc<StateStore>, sender: &Arc<Sender>) {
-        for peer in replica.take_snapshots_wanted() {
+        self.failed.retain(|_, since| since.elapsed() < PAUSE);
+        for peer in replica.take_snapshots_wanted().into_iter().filter(|peer| !self.failed.contains_key(peer)) {
             if let Entry::Vacant(place) = self.sending.entry(peer) {
                 place.insert(None);
                 sender.begin(shard, peer, store.clone());
@@ -67,7 +73,10 @@ impl Standby {
     pub fn news(&mut self, replica: &mut Replica, news: News) {
         match news {
             News::Made(peer, index) => drop(self.sending.insert(peer, Some(index))),
-            News::Failed(peer) => drop(self.sending.remove(&peer)),
+            News::Failed(peer) => {
+                self.sending.remove(&peer);
+                self.failed.insert(peer, Instant::now());
+            }
             News::Copied(copied) => {
                 self.sending.remove(&copied.peer);
                 replica.stage_snapshot(copied.peer, copied.at, copied.members);

@@ -110,6 +110,7 @@ fn directory() -> Directory {
         cluster: "sample".to_owned(),
         shards: (1..=SHARDS).map(|shard| ShardSlot::new(shard, vec![1, 2, 3])).collect(),
         meta_leader: Default::default(),
+        meta_voters: Default::default(),
         meta_inbox: None,
         meta: Default::default(),
         meta_changed: Default::default(),
