@@ -13,6 +13,7 @@
 //! disk/                               a disk that is full, or does not answer
 //! offline/                            verifying and printing a stopped node's folder
 //! snapshot/ backup/                   copies of states: to other nodes, to operators and back
+//! identity/                           who calls, and what he may do
 //! ```
 
 pub mod api;
@@ -30,6 +31,7 @@ pub mod group;
 pub mod handler;
 pub mod hints;
 pub mod http;
+pub mod identity;
 pub mod lease_ask;
 pub mod limits;
 pub mod log_writer;
