@@ -289,6 +289,7 @@ impl Admin for Fake {
         };
         let uptime = self.started.elapsed();
         let cluster = Cluster {
+            feature_level: 2,
             cluster: "fake".to_owned(),
             node: 1,
             nodes: vec![NodeView {

@@ -91,6 +91,7 @@ impl ClusterInfo {
         });
         Cluster {
             cluster: directory.cluster.clone(),
+            feature_level: meta.level(),
             node: directory.node,
             nodes: self.nodes(),
             shards: self.shards(&statuses),
@@ -104,7 +105,7 @@ impl ClusterInfo {
             if id == self.directory.node {
                 return self.own();
             }
-            let told = self.directory.hints.load().get(&id).and_then(|h| h.load().node.clone()).unwrap_or_default();
+            let told = self.directory.hints.load().get(&id).and_then(|h| h.load().node_view()).unwrap_or_default();
             NodeView { id, api: node.api.clone(), http: node.http.clone(), up: self.peers.is_up(id), ..told }
         };
         meta.nodes().iter().map(view).collect()

@@ -9,6 +9,7 @@ mod tests;
 use crate::error::{Error, Result};
 use crate::offline::Offline;
 use clap::Parser;
+use moso_proto::level;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use toml::{Table, Value};
@@ -126,6 +127,9 @@ pub struct Config {
     /// A write of the log longer than this means that the disk hangs, ms: leaderships are given up. After a minute the
     /// node ends.
     pub disk_stuck_ms: u64,
+    /// Highest feature level that this node admits to know: to rehearse an upgrade, with nodes that behave as an older
+    /// version would.
+    pub feature_level_max: u32,
     /// All nodes of the cluster when it is made, this one too. Required.
     pub members: Vec<Member>,
 }
@@ -158,6 +162,7 @@ impl Default for Config {
             reserve_mib: 64,
             disk_low_mib: 256,
             disk_stuck_ms: 3_000,
+            feature_level_max: level::LEVEL,
             members: Vec::new(),
         }
     }

@@ -62,12 +62,20 @@ pub struct NodeHints {
     pub shards: Vec<ShardHint>,
     /// Use of resources by the shards it leads; absent in most messages.
     pub usage: Option<Usage>,
-    /// The node's own figures; absent in most messages.
-    pub node: Option<NodeView>,
+    /// The node's own figures, [`NodeView`] as JSON, which may have fields that not every version knows; absent in most
+    /// messages.
+    pub node: Option<String>,
     /// The sender stops, or its disk is full or hangs: it wants no leadership.
     pub draining: bool,
     /// Unix time by the sender's system, ms.
     pub system_ms: u64,
+}
+
+impl NodeHints {
+    /// The node's own figures, as last said.
+    pub fn node_view(&self) -> Option<NodeView> {
+        serde_json::from_str(self.node.as_deref()?).ok()
+    }
 }
 
 /// What goes between nodes in a hint frame.
@@ -129,6 +137,7 @@ fn collect(directory: &Directory, usage: bool, node: Option<NodeView>) -> NodeHi
         })
         .collect();
     let draining = directory.is_draining(directory.node);
+    let node = node.map(|view| serde_json::to_string(&view).expect("numbers, texts and lists are JSON"));
     NodeHints { shards, usage: usage.then(|| own_usage(directory)), node, draining, system_ms: directory.system_ms() }
 }
 

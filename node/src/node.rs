@@ -232,6 +232,7 @@ fn peer_config(config: &Config, folder: &DataFolder, listen: TcpListener) -> Res
         node: config.node,
         store: folder.identity().store,
         seen: Arc::new(folder.seen()?),
+        level: config.feature_level_max,
         listen,
         peers,
     })

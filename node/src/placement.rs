@@ -6,8 +6,8 @@
 use crate::directory::Directory;
 use crate::resident::Residents;
 use crate::router::Router;
-use moso_proto::object::{ShardTable, kind};
-use moso_proto::setting;
+use moso_proto::object::{Setting, ShardTable, kind};
+use moso_proto::{level, setting};
 use moso_queue::meta::placement::{self, Change};
 use moso_queue::meta::{MetaCommand, MetaView, SHARDS_NAME};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +32,16 @@ pub async fn run(residents: Arc<Residents>, router: Arc<Router>, failed: watch::
     let mut repair = Repair { router: router.clone(), node: directory.node, lost: BTreeMap::new() };
     loop {
         let view = directory.meta.load_full();
+        if !router.peers.use_level(view.level()) {
+            let (level, known) = (view.level(), router.peers.own_level());
+            tracing::error!(
+                level,
+                known,
+                "the cluster uses features that this version does not know: start a newer one"
+            );
+            let _ = failed.send(true);
+            return;
+        }
         meet(&residents, &router, &view);
         let (following, seen) = (residents.clone(), view.clone());
         let followed = tokio::task::spawn_blocking(move || following.follow(&seen)).await;
@@ -101,7 +111,7 @@ impl Repair {
         match table.replace(shard, Some(self.node), Some(self.node)) {
             Ok(()) => {
                 tracing::warn!(shard, "the replica here is damaged or lost: it is replaced by a new one");
-                put(&self.router, &table, version).await;
+                put_table(&self.router, &table, version).await;
             }
             Err(reason) => {
                 tracing::warn!(shard, reason, "the replica here is damaged or lost, and cannot be replaced yet")
@@ -128,11 +138,29 @@ impl Controller {
             *rounds = if up { rounds.saturating_add(1) } else { 0 };
         }
         self.up.retain(|node, _| view.node(*node).is_some());
+        self.raise_level(directory, view).await;
         let Some(version) = view.shards_version() else { return };
         let mut table = view.shards().clone();
         if self.settle(directory, version, &mut table) || self.plan(directory, view, &mut table) {
-            put(&self.router, &table, version).await;
+            put_table(&self.router, &table, version).await;
         }
+    }
+
+    /// Once every node of the cluster knows a higher feature level, the cluster goes there.
+    async fn raise_level(&self, directory: &Directory, view: &MetaView) {
+        let peers = &self.router.peers;
+        let known = |&node: &u32| match node == directory.node {
+            true => peers.own_level(),
+            false if peers.is_connected(node) => peers.level_of(node).unwrap_or(level::FIRST),
+            false => level::FIRST,
+        };
+        let all = view.nodes().keys().map(known).min().unwrap_or(level::FIRST);
+        if all <= view.level() {
+            return;
+        }
+        tracing::info!(from = view.level(), to = all, "all nodes know a higher feature level");
+        let json = serde_json::to_string(&Setting { value: u64::from(all) }).expect("a number is JSON");
+        put(&self.router, kind::SETTING, setting::FEATURE_LEVEL.name, json, None).await;
     }
 
     /// Shards that have the replicas that they should have.
@@ -170,16 +198,15 @@ impl Controller {
 }
 
 /// Writes the table, if nobody has changed it since.
-async fn put(router: &Router, table: &ShardTable, version: u64) {
+async fn put_table(router: &Router, table: &ShardTable, version: u64) {
     let json = serde_json::to_string(table).expect("numbers and lists are JSON");
-    let command = MetaCommand::Put {
-        kind: kind::SHARDS.into(),
-        name: SHARDS_NAME.into(),
-        json,
-        expected_version: Some(version),
-        author: AUTHOR.into(),
-    };
+    put(router, kind::SHARDS, SHARDS_NAME, json, Some(version)).await;
+}
+
+async fn put(router: &Router, kind: &str, name: &str, json: String, expected_version: Option<u64>) {
+    let command =
+        MetaCommand::Put { kind: kind.into(), name: name.into(), json, expected_version, author: AUTHOR.into() };
     if let Err(fault) = router.meta_command(command.encode().into()).await {
-        tracing::info!(error = %fault.message, "a change of the shard table was not taken");
+        tracing::info!(kind, name, error = %fault.message, "a change was not taken");
     }
 }

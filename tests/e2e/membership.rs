@@ -6,10 +6,10 @@ mod common;
 
 use common::load::Load;
 use common::{Cluster, eventually};
-use moso::LocalOptions;
-use moso_client::Code;
-use moso_client::proto::object::{Node, ShardTable, kind};
+use moso::{LocalCluster, LocalOptions};
+use moso_client::proto::object::{Node, Setting, ShardTable, kind};
 use moso_client::proto::shards::node_of;
+use moso_client::{Client, Code};
 use std::collections::BTreeSet;
 
 /// Jobs that run between two changes.
@@ -119,6 +119,55 @@ async fn a_node_that_was_away_for_long_gets_copies() {
     cluster.nodes.kill(1).unwrap();
     load.progress(JOBS).await;
     cluster.nodes.start_node(1).unwrap();
+    load.settle(&cluster).await;
+    cluster.nodes.stop().await.unwrap();
+}
+
+const OLD: &str = "feature_level_max = 1\n";
+
+async fn level(cluster: &Cluster) -> u32 {
+    cluster.client.cluster().await.unwrap().feature_level
+}
+
+/// A cluster whose nodes behave as a version would that knows only the first feature level, and a client as users make it.
+async fn old_cluster() -> Cluster {
+    let mut nodes = LocalCluster::prepare(LocalOptions::default()).unwrap();
+    for node in 1..=nodes.nodes() {
+        let config = std::fs::read_to_string(nodes.config(node)).unwrap();
+        std::fs::write(nodes.config(node), [OLD, &config].concat()).unwrap();
+    }
+    nodes.start_nodes().await.unwrap();
+    let client = Client::connect(nodes.addrs()).await.unwrap();
+    Cluster { nodes, client }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_nodes_are_upgraded_one_by_one_and_no_request_fails() {
+    let mut cluster = old_cluster().await;
+    // Each of its submissions must be answered: the client has its usual patience, and no more.
+    let load = Load::start(&cluster).await;
+    for node in 1..=3 {
+        load.progress(JOBS).await;
+        assert_eq!(level(&cluster).await, 1, "node {node} does not know more yet");
+        assert!(cluster.nodes.stop_node(node).await.unwrap(), "node {node} did not end well");
+        let config = std::fs::read_to_string(cluster.nodes.config(node)).unwrap();
+        std::fs::write(cluster.nodes.config(node), config.strip_prefix(OLD).unwrap()).unwrap();
+        cluster.nodes.restart(node).await.unwrap();
+    }
+    eventually("the cluster uses what all nodes know", async || (level(&cluster).await == 2).then_some(())).await;
+    load.progress(JOBS).await;
+
+    let lowered = cluster.client.put_object(kind::SETTING, "feature_level", &Setting { value: 1 }, None).await;
+    assert!(lowered.unwrap_err().to_string().contains("raised by the cluster itself"));
+    assert!(cluster.nodes.stop_node(3).await.unwrap(), "node 3 did not end well");
+    let config = std::fs::read_to_string(cluster.nodes.config(3)).unwrap();
+    std::fs::write(cluster.nodes.config(3), [OLD, &config].concat()).unwrap();
+    cluster.nodes.start_node(3).unwrap();
+    let ended = eventually("the old version ends", async || cluster.nodes.take_ended(3).unwrap()).await;
+    assert!(!ended.success(), "{ended}");
+    let said = cluster.nodes.log_tail(3);
+    assert!(said.contains("features that this version does not know"), "{said}");
+    load.progress(JOBS).await;
     load.settle(&cluster).await;
     cluster.nodes.stop().await.unwrap();
 }

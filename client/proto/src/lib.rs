@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod code;
 pub mod id;
+pub mod level;
 pub mod object;
 pub mod setting;
 pub mod shards;

@@ -1,5 +1,7 @@
 //! Settings: every number that may be changed while the cluster runs, with unit, range, default and meaning.
 
+use crate::level;
+
 /// Description of a setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Schema {
@@ -15,6 +17,8 @@ pub struct Schema {
     pub default: u64,
     /// Meaning.
     pub doc: &'static str,
+    /// Feature level from which on it may be changed.
+    pub since: u32,
 }
 
 /// Share of leases that go to the oldest job instead of the best (PanDA's SLOPPY_DISPATCH_RATIO).
@@ -25,6 +29,7 @@ pub const SLOPPY_DISPATCH_PERCENT: Schema = Schema {
     max: 100,
     default: 11,
     doc: "share of lease requests answered by age alone, so that low priorities are not starved",
+    since: level::FIRST,
 };
 /// Largest body of a job.
 pub const BODY_BYTES_MAX: Schema = Schema {
@@ -34,6 +39,7 @@ pub const BODY_BYTES_MAX: Schema = Schema {
     max: 1024 * 1024,
     default: 64 * 1024,
     doc: "largest body of one job",
+    since: level::FIRST,
 };
 /// Days that ended jobs are kept.
 pub const ARCHIVE_DAYS: Schema = Schema {
@@ -43,6 +49,7 @@ pub const ARCHIVE_DAYS: Schema = Schema {
     max: 3650,
     default: 3,
     doc: "ended jobs are kept this long, then dropped by whole days",
+    since: level::FIRST,
 };
 /// Part of a shard's leases that may expire at once.
 pub const EXPIRY_BREAKER_PERCENT: Schema = Schema {
@@ -52,6 +59,7 @@ pub const EXPIRY_BREAKER_PERCENT: Schema = Schema {
     max: 100,
     default: 20,
     doc: "more leases of a shard than this expiring within 10 s hold expiry back for one lease time",
+    since: level::FIRST,
 };
 /// Grace added to a lease before it is taken back.
 pub const LEASE_GRACE_MS: Schema = Schema {
@@ -61,6 +69,7 @@ pub const LEASE_GRACE_MS: Schema = Schema {
     max: 600_000,
     default: 5_000,
     doc: "waited after a lease has run out before the job is given to another worker",
+    since: level::FIRST,
 };
 /// Queued jobs of one shard.
 pub const SHARD_JOBS_MAX: Schema = Schema {
@@ -70,6 +79,7 @@ pub const SHARD_JOBS_MAX: Schema = Schema {
     max: 100_000_000,
     default: 20_000_000,
     doc: "live jobs held by one shard; submissions beyond are told to come back later",
+    since: level::FIRST,
 };
 
 /// Replicas of each shard.
@@ -80,6 +90,7 @@ pub const REPLICAS: Schema = Schema {
     max: 5,
     default: 0,
     doc: "replicas of each shard: 1, 3 or 5; 0: as many as the cluster was made with",
+    since: level::FIRST,
 };
 /// Whether replicas are moved without being asked.
 pub const REBALANCE: Schema = Schema {
@@ -89,6 +100,7 @@ pub const REBALANCE: Schema = Schema {
     max: 1,
     default: 1,
     doc: "1: replicas and leaderships are spread over the nodes by themselves; 0: only what is asked for is moved",
+    since: level::FIRST,
 };
 /// Shards that may change their replicas at a time.
 pub const MOVES_MAX: Schema = Schema {
@@ -98,10 +110,23 @@ pub const MOVES_MAX: Schema = Schema {
     max: 64,
     default: 2,
     doc: "shards whose replicas change at a time; each copies its state to another node",
+    since: level::FIRST,
+};
+
+/// At which feature level the cluster is. It goes there by itself.
+pub const FEATURE_LEVEL: Schema = Schema {
+    name: "feature_level",
+    unit: "level",
+    min: level::FIRST as u64,
+    // A version that does not know a level must not refuse what the others take: it stops instead.
+    max: u32::MAX as u64,
+    default: level::FIRST as u64,
+    doc: "what all nodes know and the cluster uses; raised by the cluster itself after an upgrade, and never lowered",
+    since: level::LEVELS,
 };
 
 /// All settings.
-pub const ALL: [Schema; 9] = [
+pub const ALL: [Schema; 10] = [
     SLOPPY_DISPATCH_PERCENT,
     BODY_BYTES_MAX,
     ARCHIVE_DAYS,
@@ -111,6 +136,7 @@ pub const ALL: [Schema; 9] = [
     REPLICAS,
     REBALANCE,
     MOVES_MAX,
+    FEATURE_LEVEL,
 ];
 
 /// The setting of this name.

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 pub struct Cluster {
     /// Cluster name.
     pub cluster: String,
+    /// The feature level that it is at.
+    #[serde(default)]
+    pub feature_level: u32,
     /// The node that answers.
     pub node: u32,
     /// All nodes.

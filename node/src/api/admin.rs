@@ -5,9 +5,9 @@ use crate::cluster::ClusterInfo;
 use crate::query::MetaQueryCall;
 use crate::request::Fault;
 use crate::router::Router;
-use moso_proto::Code;
 use moso_proto::object::kind;
 use moso_proto::v1::{self, admin_server::Admin};
+use moso_proto::{Code, setting};
 use moso_queue::meta::limits::{JSON_BYTES_MAX, TABLE_BYTES_MAX};
 use moso_queue::meta::{MetaCommand, Object};
 use std::sync::Arc;
@@ -39,6 +39,7 @@ impl AdminApi {
         if kind == kind::SHARDS && expected_version.is_none() {
             return Err(invalid("the shard table is changed only with the version that was read".to_owned()));
         }
+        self.check_level(&kind, &name)?;
         let author = check::name("author", &author)?.to_owned();
         check::name("name", &name)?;
         let max = if kind == kind::SHARDS { TABLE_BYTES_MAX } else { JSON_BYTES_MAX };
@@ -53,6 +54,25 @@ impl AdminApi {
         };
         let object = self.router.meta_command(command.encode().into()).await?;
         Ok(object_view(object))
+    }
+
+    /// What nodes of an older version do not know must not get into their log.
+    fn check_level(&self, kind: &str, name: &str) -> Result<(), Fault> {
+        if kind != kind::SETTING {
+            return Ok(());
+        }
+        if name == setting::FEATURE_LEVEL.name {
+            return Err(invalid("the feature level is raised by the cluster itself, once all its nodes know it"));
+        }
+        let now = self.router.directory.meta.load().level();
+        match setting::find(name) {
+            Some(schema) if schema.since > now => {
+                let since = schema.since;
+                let message = format!("{name} needs feature level {since}, the cluster is at {now}: upgrade all nodes");
+                Err(Fault::new(Code::Unavailable, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn list(&self, query: MetaQueryCall) -> Result<v1::ObjectList, Fault> {

@@ -15,7 +15,7 @@ const fn number(key: &'static str, min: i64, max: i64, unit: &'static str) -> Nu
     Number { key, min, max, unit }
 }
 
-const NUMBERS: [Number; 17] = [
+const NUMBERS: [Number; 18] = [
     number("node", 1, NODE_MAX as i64, "node number"),
     number("shards", 1, moso_proto::id::SHARD_MAX as i64, "shards"),
     number("replicas", 1, 5, "replicas"),
@@ -33,6 +33,7 @@ const NUMBERS: [Number; 17] = [
     number("reserve_mib", 1, 1 << 16, "MiB"),
     number("disk_low_mib", 1, 1 << 20, "MiB"),
     number("disk_stuck_ms", 100, 50_000, "ms"),
+    number("feature_level_max", 1, moso_proto::level::LEVEL as i64, "level"),
 ];
 
 const TEXTS: [&str; 5] = ["cluster", "data", "api", "peer", "http"];

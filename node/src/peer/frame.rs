@@ -3,7 +3,7 @@
 //! ```text
 //! frame     length u32 | crc32c u32 | kind u8 | body      length: of kind and body; checksum: over both
 //!
-//! hello     protocol u16 | node u32 | to u32 | store u128 | length u8 | cluster      first frame of who dials
+//! hello     protocol u16 | node u32 | to u32 | store u128 | length u8 | cluster | level u32   first frame of who dials
 //! ack       the same, of who was dialled                                             first frame back
 //! refused   text                                                                     or this, and the end
 //! raft      shard u16 | length u32 | message, repeated
@@ -21,6 +21,7 @@ use crate::limits::{
 };
 use crate::store::StoreId;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use moso_proto::level;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -51,6 +52,8 @@ pub struct Greeting {
     pub node: u32,
     pub store: StoreId,
     pub to: u32,
+    /// Highest feature level that the node knows.
+    pub level: u32,
 }
 
 /// What one frame says.
@@ -151,6 +154,7 @@ impl Greeting {
         out.put_u128_le(self.store.0);
         out.put_u8(self.cluster.len() as u8);
         out.put_slice(self.cluster.as_bytes());
+        out.put_u32_le(self.level);
     }
 
     fn decode(mut bytes: Bytes) -> Result<Greeting, &'static str> {
@@ -165,7 +169,10 @@ impl Greeting {
             return Err("a cluster name that is too long");
         }
         let cluster = std::str::from_utf8(cluster).map_err(|_| "a cluster name that is no text")?.to_owned();
-        Ok(Greeting { protocol, cluster, node, store, to })
+        bytes.advance(length);
+        // The first version did not say.
+        let level = bytes.try_get_u32_le().unwrap_or(level::FIRST);
+        Ok(Greeting { protocol, cluster, node, store, to, level })
     }
 }
 

@@ -24,6 +24,7 @@ use shared::Shared;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -46,6 +47,8 @@ pub struct PeerConfig {
     pub store: StoreId,
     /// The store ids of the others.
     pub seen: Arc<Seen>,
+    /// Highest feature level that this node knows.
+    pub level: u32,
     /// Where the others connect to.
     pub listen: TcpListener,
     /// host:port of every other node; nobody else is let in. An entry for this node is ignored.
@@ -113,9 +116,9 @@ pub struct Peers {
 impl Peers {
     /// Starts to listen and to dial. Must be called within a tokio runtime, which runs the connections.
     pub fn start(config: PeerConfig, handler: Arc<dyn PeerHandler>) -> Peers {
-        let PeerConfig { cluster, node, store, seen, listen, mut peers } = config;
+        let PeerConfig { cluster, node, store, seen, level, listen, mut peers } = config;
         peers.remove(&node);
-        let shared = Arc::new(Shared::new(cluster, node, store, seen, handler));
+        let shared = Arc::new(Shared::new(cluster, node, store, seen, level, handler));
         let mut listener = JoinSet::new();
         listener.spawn(listener::run(shared.clone(), listen));
         let tasks = Tasks { _listener: listener, links: BTreeMap::new() };
@@ -210,6 +213,24 @@ impl Peers {
     /// Whether what is sent to a node now would leave at once.
     pub fn is_connected(&self, node: u32) -> bool {
         self.links.load().get(&node).is_some_and(|link| link.is_connected())
+    }
+
+    /// The cluster is at this feature level: nodes that do not know it are not let in. `false`: this node does not know it
+    /// either, and must end.
+    #[must_use]
+    pub fn use_level(&self, level: u32) -> bool {
+        self.shared.level_used.fetch_max(level, Ordering::Relaxed);
+        level <= self.shared.level
+    }
+
+    /// Highest feature level that this node knows.
+    pub fn own_level(&self) -> u32 {
+        self.shared.level
+    }
+
+    /// Highest feature level that a node said it knows; `None`: not met since the start.
+    pub fn level_of(&self, node: u32) -> Option<u32> {
+        self.shared.level_of(node)
     }
 
     /// What happened on all connections since the start.

@@ -6,8 +6,9 @@ use super::frame::{Greeting, PROTOCOL};
 use crate::limits::{PEER_HEARD_WITHIN, PEER_REFUSALS_LOGGED_MAX};
 use crate::store::{Seen, StoreId};
 use arc_swap::ArcSwap;
+use moso_proto::level;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -20,6 +21,11 @@ pub(super) struct Shared {
     node: u32,
     store: StoreId,
     seen: Arc<Seen>,
+    /// Highest feature level that this node knows, and the one that the cluster is at.
+    pub(super) level: u32,
+    pub(super) level_used: AtomicU32,
+    /// What the other nodes know, as they last said.
+    levels: Mutex<BTreeMap<u32, u32>>,
     started: Instant,
     /// When each known node was last heard from: ms since the start and 1; 0: never.
     heard: ArcSwap<BTreeMap<u32, Arc<AtomicU64>>>,
@@ -35,6 +41,7 @@ impl Shared {
         node: u32,
         store: StoreId,
         seen: Arc<Seen>,
+        level: u32,
         handler: Arc<dyn PeerHandler>,
     ) -> Shared {
         Shared {
@@ -44,6 +51,9 @@ impl Shared {
             node,
             store,
             seen,
+            level,
+            level_used: AtomicU32::new(level::FIRST),
+            levels: Mutex::default(),
             started: Instant::now(),
             heard: ArcSwap::default(),
             connections: Mutex::default(),
@@ -81,13 +91,14 @@ impl Shared {
     }
 
     pub(super) fn greeting(&self, to: u32) -> Greeting {
-        Greeting { protocol: PROTOCOL, cluster: self.cluster.clone(), node: self.node, store: self.store, to }
+        let Shared { node, store, level, .. } = *self;
+        Greeting { protocol: PROTOCOL, cluster: self.cluster.clone(), node, store, to, level }
     }
 
     /// Whether the other side is a node of this cluster that means this node, and the one it was before. `Err` says why
     /// not.
     pub(super) async fn check(&self, greeting: &Greeting) -> Result<(), String> {
-        let Greeting { protocol, cluster, node, store, to } = greeting;
+        let Greeting { protocol, cluster, node, store, to, level } = greeting;
         if *protocol != PROTOCOL {
             return Err(format!("node {node} speaks protocol {protocol}, node {} speaks {PROTOCOL}", self.node));
         }
@@ -100,6 +111,13 @@ impl Shared {
         if !self.knows(*node) {
             return Err(format!("node {node} is no member that node {} knows", self.node));
         }
+        let used = self.level_used.load(Relaxed);
+        if *level < used {
+            return Err(format!(
+                "node {node} knows features up to level {level}, the cluster uses level {used}: start a newer version there"
+            ));
+        }
+        self.levels.lock().expect("no thread panics while it holds this lock").insert(*node, *level);
         let (seen, node, store) = (self.seen.clone(), *node, *store);
         // The first meeting waits for the disk.
         let met = tokio::task::spawn_blocking(move || seen.meet(node, store)).await;
@@ -107,6 +125,11 @@ impl Shared {
             Ok(met) => met.map_err(|error| error.to_string()),
             Err(_) => Err("the node is being shut down".to_owned()),
         }
+    }
+
+    /// Highest feature level that a node said it knows; `None`: not met since the start.
+    pub(super) fn level_of(&self, node: u32) -> Option<u32> {
+        self.levels.lock().expect("no thread panics while it holds this lock").get(&node).copied()
     }
 
     /// Counts a refusal, and logs each different one once.

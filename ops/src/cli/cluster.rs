@@ -13,8 +13,9 @@ pub async fn run(client: &Client, out: &Output) -> Result<()> {
 
 fn show(cluster: &Cluster) -> String {
     format!(
-        "cluster {}, as node {} sees it\n\n{}\n{}\n{}",
+        "cluster {}, feature level {}, as node {} sees it\n\n{}\n{}\n{}",
         cluster.cluster,
+        cluster.feature_level,
         cluster.node,
         nodes(cluster),
         shards(cluster),
@@ -102,6 +103,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_seen() {
         let cluster = Cluster {
+            feature_level: 2,
             cluster: "local".into(),
             node: 1,
             nodes: vec![NodeView { id: 2, ..NodeView::default() }],

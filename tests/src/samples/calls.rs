@@ -94,7 +94,7 @@ fn node_hints() -> NodeHints {
     NodeHints {
         shards: vec![ShardHint { status, queues }],
         usage: Some(usage),
-        node: Some(node),
+        node: Some(serde_json::to_string(&node).expect("numbers, texts and lists are JSON")),
         draining: true,
         system_ms: 1_700_000_000_123,
     }

@@ -6,7 +6,14 @@ use moso_node::peer::frame::{Frame, FrameReader, Greeting, PROTOCOL, ReadError};
 use moso_node::store::StoreId;
 
 fn greeting() -> Greeting {
-    Greeting { protocol: PROTOCOL, cluster: "sample".to_owned(), node: 2, store: StoreId(0x0123_4567_89ab_cdef), to: 1 }
+    Greeting {
+        protocol: PROTOCOL,
+        cluster: "sample".to_owned(),
+        node: 2,
+        store: StoreId(0x0123_4567_89ab_cdef),
+        to: 1,
+        level: 2,
+    }
 }
 
 /// Every frame, by name.

@@ -1,9 +1,9 @@
 //! The meta group's replicated state: objects, their numbers and their history.
 
 use super::{MetaCommand, MetaError, Object, SHARDS_NAME, SHARE_UNDEFINED, TIMEOUTS_NAME, check, limits};
-use moso_proto::Code;
-use moso_proto::object::{Node, ObjectError, ShardTable, Share, Timeouts, kind};
+use moso_proto::object::{Node, ObjectError, Setting, ShardTable, Share, Timeouts, kind};
 use moso_proto::shards::{FOUNDING_INCARNATION, node_of};
+use moso_proto::{Code, setting};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -216,6 +216,7 @@ impl MetaMachine {
             self.check_table(&check::parse(kind::SHARDS, &json)?)?;
         }
         self.check_version(&key, expected)?;
+        self.check_level(&key, &json)?;
         if key.0 == kind::NODE && check::node_number(&key.1).is_some_and(|id| self.counters.gone_nodes.contains(&id)) {
             let message = format!("node {} was removed: a number is never used twice, give it another one", key.1);
             return Err(Refusal::new(Code::Invalid, message));
@@ -236,6 +237,7 @@ impl MetaMachine {
         };
         let id = object.id;
         self.check_version(&key, expected)?;
+        self.check_level(&key, "")?;
         self.check_unused(&key, id)?;
         if key.0 == kind::NODE {
             self.counters.gone_nodes.push(id);
@@ -294,6 +296,19 @@ impl MetaMachine {
                 };
                 let message = format!("{} {:?} {found}, not version {version}", key.0, key.1);
                 Err(Refusal::new(Code::VersionMismatch, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The feature level never falls: what came with it may be in the log.
+    fn check_level(&self, key: &Key, json: &str) -> Result<(), Refusal> {
+        let level = |json: &str| check::parse::<Setting>(kind::SETTING, json).map_or(0, |setting| setting.value);
+        let now = self.objects.get(key).filter(|_| key.0 == kind::SETTING && key.1 == setting::FEATURE_LEVEL.name);
+        match now.map(|object| level(&object.json)) {
+            Some(now) if level(json) < now => {
+                let message = format!("the cluster is at feature level {now}, which never falls");
+                Err(Refusal::new(Code::Invalid, message))
             }
             _ => Ok(()),
         }

@@ -434,3 +434,18 @@ fn a_deleted_queue_leaves_the_view_and_comes_back_under_a_new_number() {
     assert_eq!(back.queue("Q").map(|q| q.id), Some(2));
     assert!(back.queue_by_id(1).is_none());
 }
+
+#[test]
+fn the_feature_level_rises_and_never_falls() {
+    let mut machine = ready();
+    let name = setting::FEATURE_LEVEL.name;
+    let level = |machine: &MetaMachine| MetaView::new(machine).unwrap().level();
+    assert_eq!(level(&machine), 1);
+    for (value, after) in [(2, 2), (1, 2), (7, 7), (7, 7), (3, 7)] {
+        run(&mut machine, 1, &put(kind::SETTING, name, &format!("{{\"value\":{value}}}"), None));
+        assert_eq!(level(&machine), after);
+    }
+    let refused = run(&mut machine, 1, &delete(kind::SETTING, name, None));
+    assert!(matches!(refused, MetaReply::Refused { code: Code::Invalid, .. }), "{refused:?}");
+    assert_eq!(level(&machine), 7);
+}

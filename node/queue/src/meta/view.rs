@@ -3,7 +3,7 @@
 use super::{MetaError, MetaMachine, Object, SHARDS_NAME, SHARE_UNDEFINED, TIMEOUTS_NAME, USER_DEFAULT, check};
 use moso_proto::ShardId;
 use moso_proto::object::{Node, Queue, QueueState, Setting, ShardTable, Share, Timeouts, User, kind};
-use moso_proto::setting::Schema;
+use moso_proto::setting::{self, Schema};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 
@@ -193,6 +193,11 @@ impl MetaView {
     /// Value of a setting, in its unit; the default if none is set.
     pub fn setting(&self, schema: &Schema) -> u64 {
         self.settings.get(schema.name).copied().unwrap_or(schema.default)
+    }
+
+    /// The feature level that the cluster is at ([`moso_proto::level`]).
+    pub fn level(&self) -> u32 {
+        self.setting(&setting::FEATURE_LEVEL) as u32
     }
 
     /// The node of this number.

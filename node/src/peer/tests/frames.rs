@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 
 fn greeting() -> Greeting {
-    Greeting { protocol: PROTOCOL, cluster: "grid".to_owned(), node: 1, store: StoreId(u128::MAX - 1), to: 2 }
+    Greeting { protocol: PROTOCOL, cluster: "grid".to_owned(), node: 1, store: StoreId(u128::MAX - 1), to: 2, level: 3 }
 }
 
 fn all() -> Vec<Frame> {
@@ -66,6 +66,19 @@ async fn what_a_later_version_adds_to_a_greeting_is_ignored() {
     let crc = crc32c::crc32c(&bytes[8..]);
     bytes[4..8].copy_from_slice(&crc.to_le_bytes());
     assert_eq!(FrameReader::new(&bytes[..]).next().await.unwrap(), Frame::Hello(greeting()));
+}
+
+#[tokio::test]
+async fn a_greeting_without_a_level_is_of_the_first() {
+    let mut bytes = BytesMut::new();
+    Frame::Hello(greeting()).encode(&mut bytes);
+    bytes.truncate(bytes.len() - 4);
+    let length = bytes.len() - 8;
+    bytes[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[8..]);
+    bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+    let first = Greeting { level: 1, ..greeting() };
+    assert_eq!(FrameReader::new(&bytes[..]).next().await.unwrap(), Frame::Hello(first));
 }
 
 #[tokio::test]

@@ -9,7 +9,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 fn hello(node: u32) -> Greeting {
-    Greeting { protocol: PROTOCOL, cluster: CLUSTER.to_owned(), node, store: StoreId(100 + u128::from(node)), to: 1 }
+    Greeting {
+        protocol: PROTOCOL,
+        cluster: CLUSTER.to_owned(),
+        node,
+        store: StoreId(100 + u128::from(node)),
+        to: 1,
+        level: 2,
+    }
 }
 
 fn encoded(frame: &Frame) -> BytesMut {
@@ -94,10 +101,12 @@ async fn bytes_of_strangers_close_only_their_own_connection() {
 #[tokio::test]
 async fn those_who_are_not_expected_are_told_why() {
     let (one, three, address) = node().await;
+    assert!(one.peers.use_level(2));
     let wrong = [
         (Greeting { cluster: "other".to_owned(), ..hello(2) }, "is of cluster \"other\""),
         (Greeting { protocol: 9, ..hello(2) }, "speaks protocol 9"),
         (Greeting { to: 4, ..hello(2) }, "means node 4, this is node 1"),
+        (Greeting { level: 1, ..hello(2) }, "the cluster uses level 2: start a newer version there"),
         (hello(4), "node 4 is no member"),
         (hello(1), "node 1 is no member"),
         (Greeting { store: StoreId(1), ..hello(3) }, "was first met with"),
@@ -109,7 +118,7 @@ async fn those_who_are_not_expected_are_told_why() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(one.peers.counts().refused, 6);
+    assert_eq!(one.peers.counts().refused, 7);
     assert_eq!(one.peers.counts().malformed, 0);
     still_talk(&one, &three).await;
 }
