@@ -83,6 +83,8 @@ pub enum Command {
     Replay(Replay),
     /// Real processes under load and under faults, and a checker of everything that was answered
     Chaos(Chaos),
+    /// What an operator does to a cluster that holds many jobs, how long it takes, and what its users feel
+    Upkeep(Upkeep),
     /// Compute how a cluster of any size behaves; needs no cluster
     Scale(Box<Scale>),
     /// The same life cycle on another server, for comparison
@@ -300,6 +302,19 @@ pub struct Chaos {
     /// The longest job
     #[arg(long, default_value = "30s", value_parser = duration)]
     pub job_max: Duration,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Upkeep {
+    /// Jobs that the cluster holds
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub jobs: u32,
+    /// Bytes of a job's body
+    #[arg(long, default_value_t = 256, value_parser = body_bytes)]
+    pub body: usize,
+    /// Requests that users make a second meanwhile
+    #[arg(long, default_value_t = 200.0, value_parser = positive)]
+    pub rate: f64,
 }
 
 #[derive(Clone, Debug, Args)]

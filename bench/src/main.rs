@@ -27,6 +27,7 @@ mod run;
 mod running;
 mod scale;
 mod station;
+mod upkeep;
 
 use anyhow::{Context, Result};
 use args::{Cli, Command, Common};
@@ -72,6 +73,9 @@ fn execute_on_cluster(cli: &Cli) -> Result<bool> {
         .context("tokio")?;
     if let Command::Peer(asked) = &cli.command {
         return runtime.block_on(peer::command(&cli.common, asked));
+    }
+    if let Command::Upkeep(asked) = &cli.command {
+        return runtime.block_on(upkeep::command(&cli.common, asked));
     }
     if let Command::Chaos(asked) = &cli.command {
         return runtime.block_on(chaos::command(&cli.common, asked));
@@ -126,7 +130,7 @@ impl Prepared {
                 unreachable!("a replay is prepared with its workload")
             }
             (Command::Scale(_), _) => unreachable!("it needs no cluster"),
-            (Command::Peer(_) | Command::Chaos(_), _) => unreachable!("it runs by itself"),
+            (Command::Peer(_) | Command::Chaos(_) | Command::Upkeep(_), _) => unreachable!("it runs by itself"),
         }
     }
 
@@ -159,6 +163,7 @@ impl Prepared {
             (Command::Scale(_), _) => "scale".to_owned(),
             (Command::Peer(a), _) => format!("peer: {}", a.load.describe()),
             (Command::Chaos(_), _) => "chaos".to_owned(),
+            (Command::Upkeep(_), _) => "upkeep".to_owned(),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! `moso-bench chaos` in its short form: real faults, and a checker that must find nothing. That it finds what is wrong is
-//! tested beside it.
+//! `moso-bench chaos` and `upkeep` in their short forms: real faults, and a checker that must find nothing. That it finds
+//! what is wrong is tested beside it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -42,6 +42,15 @@ async fn nothing_is_lost_or_done_twice_under_faults() {
     let count = |op: &str| events.iter().filter(|event| event["op"] == op).count();
     assert!(count("submit_ok") > 0 && count("lease_ok") > 0 && count("result_ok") > 0);
     assert!(count("found_job") as u64 >= jobs && count("fault_over") == 4);
+}
+
+#[tokio::test]
+async fn users_feel_no_upkeep() {
+    let mut command = tokio::process::Command::new(program("moso-bench"));
+    command.args("upkeep --jobs 5000 --rate 100".split(' '));
+    let run = Program::start(&mut command).end_within(CHAOS_DEADLINE).await;
+    assert_eq!(run.code, Some(0), "{}\n{}", run.stdout, run.stderr);
+    assert!(run.stdout.contains("5000 of 5000 jobs"), "{}", run.stdout);
 }
 
 #[tokio::test]
