@@ -83,6 +83,8 @@ pub enum Command {
     Replay(Replay),
     /// Real processes under load and under faults, and a checker of everything that was answered
     Chaos(Chaos),
+    /// The life cycle while shards, queues, sessions, bodies or the backlog grow
+    Growth(Growth),
     /// What an operator does to a cluster that holds many jobs, how long it takes, and what its users feel
     Upkeep(Upkeep),
     /// Compute how a cluster of any size behaves; needs no cluster
@@ -302,6 +304,68 @@ pub struct Chaos {
     /// The longest job
     #[arg(long, default_value = "30s", value_parser = duration)]
     pub job_max: Duration,
+}
+
+/// What grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Axis {
+    /// Shards of the cluster
+    Shards,
+    /// Jobs that wait: all are submitted before the first is leased
+    Queued,
+    /// Queues that the jobs are spread over
+    Queues,
+    /// Worker sessions that wait beside, each with connections of its own
+    Sessions,
+    /// Bytes of a job's body
+    Body,
+}
+
+impl Axis {
+    /// Its sizes when none are given.
+    pub fn sizes(self) -> Vec<u64> {
+        match self {
+            Axis::Shards => vec![1, 2, 4, 8, 16, 32, 64],
+            Axis::Queued => vec![1_000, 10_000, 100_000, 1_000_000],
+            Axis::Queues => vec![1, 10, 100, 1_000, 10_000],
+            Axis::Sessions => vec![1, 10, 100, 1_000, 5_000],
+            Axis::Body => vec![64, 256, 1_024, 4_096, 16_384, 65_536],
+        }
+    }
+
+    /// Name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Axis::Shards => "shards",
+            Axis::Queued => "queued",
+            Axis::Queues => "queues",
+            Axis::Sessions => "sessions",
+            Axis::Body => "body",
+        }
+    }
+
+    /// In words, for the picture.
+    pub fn words(self) -> &'static str {
+        match self {
+            Axis::Shards => "shards",
+            Axis::Queued => "jobs queued before the first is leased",
+            Axis::Queues => "queues",
+            Axis::Sessions => "sessions that wait beside",
+            Axis::Body => "bytes of a body",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Growth {
+    /// What grows
+    #[arg(long, value_enum)]
+    pub axis: Axis,
+    /// The sizes, rising
+    #[arg(long, value_delimiter = ',', value_name = "N")]
+    pub sizes: Vec<u64>,
+    #[command(flatten)]
+    pub load: Lifecycle,
 }
 
 #[derive(Clone, Debug, Args)]

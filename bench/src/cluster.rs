@@ -65,6 +65,11 @@ impl Target {
         Target { addresses, own: None, options: ClientOptions::default(), kills: AtomicU64::new(0) }
     }
 
+    /// Its nodes, host:port.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
     /// Whether it was started here.
     pub fn is_own(&self) -> bool {
         self.own.is_some()

@@ -10,6 +10,7 @@ mod cluster;
 mod end_to_end;
 #[cfg(test)]
 mod fake;
+mod growth;
 mod histogram;
 mod holder;
 mod latency;
@@ -74,6 +75,9 @@ fn execute_on_cluster(cli: &Cli) -> Result<bool> {
     if let Command::Peer(asked) = &cli.command {
         return runtime.block_on(peer::command(&cli.common, asked));
     }
+    if let Command::Growth(asked) = &cli.command {
+        return runtime.block_on(growth::command(&cli.common, asked));
+    }
     if let Command::Upkeep(asked) = &cli.command {
         return runtime.block_on(upkeep::command(&cli.common, asked));
     }
@@ -130,7 +134,9 @@ impl Prepared {
                 unreachable!("a replay is prepared with its workload")
             }
             (Command::Scale(_), _) => unreachable!("it needs no cluster"),
-            (Command::Peer(_) | Command::Chaos(_) | Command::Upkeep(_), _) => unreachable!("it runs by itself"),
+            (Command::Peer(_) | Command::Chaos(_) | Command::Growth(_) | Command::Upkeep(_), _) => {
+                unreachable!("it runs by itself")
+            }
         }
     }
 
@@ -163,6 +169,7 @@ impl Prepared {
             (Command::Scale(_), _) => "scale".to_owned(),
             (Command::Peer(a), _) => format!("peer: {}", a.load.describe()),
             (Command::Chaos(_), _) => "chaos".to_owned(),
+            (Command::Growth(_), _) => "growth".to_owned(),
             (Command::Upkeep(_), _) => "upkeep".to_owned(),
         }
     }

@@ -86,6 +86,68 @@ fn plot(area: &Area<'_>, title: &str, samples: &[Sample]) -> PlotResult {
     Ok(())
 }
 
+/// What was measured at one size.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// The size.
+    pub at: u64,
+    /// CPU time of a job, µs.
+    pub left: f64,
+    /// Jobs a second.
+    pub right: f64,
+}
+
+/// Draws how cost and rate change with a size, which grows by factors: its axis is logarithmic.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_growth(path: &Path, size: &str, points: &[Point]) -> Result<()> {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        plot_growth(&area, size, points).map_err(|e| anyhow!("the picture cannot be drawn: {e}"))?;
+    }
+    std::fs::write(path, svg).with_context(|| format!("{} cannot be written", path.display()))
+}
+
+fn plot_growth(area: &Area<'_>, size: &str, points: &[Point]) -> PlotResult {
+    let most = |value: fn(&Point) -> f64| points.iter().map(value).fold(1.0, f64::max) * 1.15;
+    let (left, right) = (most(|p| p.left), most(|p| p.right));
+    let first = points.first().map_or(1.0, |p| p.at.max(1) as f64);
+    let last = points.last().map_or(10.0, |p| p.at as f64).max(first * 2.0);
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(area)
+        .caption(format!("cost of a job by {size}"), ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(70)
+        .right_y_label_area_size(80)
+        .build_cartesian_2d((first..last).log_scale(), 0.0..left)?
+        .set_secondary_coord((first..last).log_scale(), 0.0..right);
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc(size)
+        .y_desc("CPU of all nodes, µs a job")
+        .x_label_formatter(&|value| count(*value))
+        .draw()?;
+    chart.configure_secondary_axes().y_desc("jobs a second").y_label_formatter(&|value| count(*value)).draw()?;
+    let cost = || points.iter().map(|p| (p.at.max(1) as f64, p.left));
+    let rate = || points.iter().map(|p| (p.at.max(1) as f64, p.right));
+    chart
+        .draw_series(LineSeries::new(cost(), RUNNING.stroke_width(2)))?
+        .label("CPU, µs a job")
+        .legend(|(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], RUNNING.filled()));
+    chart.draw_series(cost().map(|at| Circle::new(at, 3, RUNNING.filled())))?;
+    chart
+        .draw_secondary_series(LineSeries::new(rate(), ENDED.stroke_width(2)))?
+        .label("jobs a second (right)")
+        .legend(|(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], ENDED.filled()));
+    chart.configure_series_labels().position(SeriesLabelPosition::LowerLeft).background_style(WHITE.mix(0.8)).draw()?;
+    area.present()?;
+    Ok(())
+}
+
 /// A number of jobs, short.
 fn count(value: f64) -> String {
     match value {
@@ -119,5 +181,19 @@ mod tests {
     #[test]
     fn nothing_can_be_drawn_too() {
         assert!(draw("empty", &[]).is_ok());
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(write_growth(&folder.path().join("empty.svg"), "shards", &[]).is_ok());
+    }
+
+    #[test]
+    fn growth_has_both_lines() {
+        let points = [1, 8, 64].map(|at| Point { at, left: 20.0, right: 50_000.0 });
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("growth.svg");
+        write_growth(&path, "shards", &points).expect("it can be drawn");
+        let svg = std::fs::read_to_string(&path).expect("it was written");
+        for text in ["cost of a job by shards", "CPU, µs a job", "jobs a second (right)", "50 k"] {
+            assert!(svg.contains(text), "no {text:?}");
+        }
     }
 }
