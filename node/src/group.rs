@@ -48,7 +48,7 @@ const QUERIES_PER_TURN: Duration = Duration::from_millis(2);
 /// What was applied is written to the store once it is of so many bytes of log,
 const UNWRITTEN_BYTES_MAX: usize = 4 << 20;
 /// or so old, ms. Jobs that come and go within this time are never written.
-const UNWRITTEN_MS: u64 = 300;
+const UNWRITTEN_MS: u64 = 1_000;
 /// How often the use of resources is summed over the classes, ms.
 const USAGE_MS: u64 = 200;
 

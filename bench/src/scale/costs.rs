@@ -55,7 +55,7 @@ pub struct Costs {
     pub generator_call_us: f64,
     /// A job at the load generator, all its steps. µs.
     pub generator_job_us: f64,
-    /// Written by one replica for a job's whole life, log, memtables and compactions, if it lives for more than 0.3 s: what
+    /// Written by one replica for a job's whole life, log, memtables and compactions, if it lives for more than 1 s: what
     /// comes and goes sooner is only in the log. Bytes.
     pub disk_job_bytes: f64,
     /// A job in a message between nodes or to a worker, its body aside. Bytes.
