@@ -11,6 +11,7 @@ mod report;
 mod traffic;
 
 use crate::args::{Common, Upkeep};
+use crate::mark::{Bodies, Mark};
 use anyhow::{Context, Result, bail, ensure};
 use moso::{LocalCluster, LocalOptions};
 use moso_client::v1::TaskSpec;
@@ -77,7 +78,7 @@ async fn run(common: &Common, asked: &Upkeep, folder: &Path, (nodes, shards): (u
     let mut report = Report { jobs: asked.jobs, body_bytes: asked.body, nodes, shards, ..Report::default() };
     let client = Client::connect(cluster.addrs()).await.context("cluster")?;
     let operator = operator(&cluster).await?;
-    fill(&client, asked, &mut report).await?;
+    fill(&client, asked, common.seed, &mut report).await?;
 
     let traffic = Traffic::start(&client, asked.rate, "calm").await?;
     tokio::time::sleep(CALM).await;
@@ -106,20 +107,24 @@ async fn operator(cluster: &LocalCluster) -> Result<Client> {
 }
 
 /// Jobs that wait, in a queue that gives none.
-async fn fill(client: &Client, asked: &Upkeep, report: &mut Report) -> Result<()> {
+async fn fill(client: &Client, asked: &Upkeep, seed: u64, report: &mut Report) -> Result<()> {
     let queue = Queue { state: QueueState::Paused, ..Queue::default() };
     client.put_object(kind::QUEUE, QUEUE, &queue, None).await.context("queue")?;
     let started = Instant::now();
     let left = Arc::new(AtomicU64::new(u64::from(asked.jobs)));
     let mut submitters = JoinSet::new();
-    for _ in 0..SUBMITTERS {
-        let (client, left, body) = (client.clone(), left.clone(), vec![b'x'; asked.body]);
+    for number in 0..SUBMITTERS {
+        let (client, left) = (client.clone(), left.clone());
+        // Noise, which does not compress, so that what is written and sent is what it would be.
+        let bodies = Bodies::new(seed + number, asked.body);
         submitters.spawn(async move {
             while let Ok(before) = left.fetch_update(Relaxed, Relaxed, |l| (l > 0).then(|| l.saturating_sub(BATCH))) {
                 let task =
                     TaskSpec { name: "held".into(), queue: QUEUE.into(), owner: "bench".into(), ..TaskSpec::default() };
                 let jobs = before.min(BATCH);
-                let submission = (0..jobs).fold(Submission::new(task), |all, _| all.job(body.clone()));
+                let mark = Mark { run: number as u32, record: before as u32, intended_us: 0 };
+                let bodies = bodies.make(mark, jobs as u32);
+                let submission = bodies.into_iter().fold(Submission::new(task), Submission::job);
                 client.submit(submission).await?;
             }
             Ok::<(), Error>(())
