@@ -19,6 +19,7 @@ mod mark;
 mod meter;
 mod monitor;
 mod outcome;
+mod overload;
 mod peer;
 mod picture;
 mod replay;
@@ -76,6 +77,9 @@ fn execute_on_cluster(cli: &Cli) -> Result<bool> {
     if let Command::Chaos(asked) = &cli.command {
         return runtime.block_on(chaos::command(&cli.common, asked));
     }
+    if let Command::Overload(asked) = &cli.command {
+        return runtime.block_on(overload::command(&cli.common, asked));
+    }
     runtime.block_on(async {
         let prepared = Prepared::new(cli)?;
         let target = Target::open(&cli.common).await?;
@@ -126,7 +130,7 @@ impl Prepared {
                 unreachable!("a replay is prepared with its workload")
             }
             (Command::Scale(_), _) => unreachable!("it needs no cluster"),
-            (Command::Peer(_) | Command::Chaos(_), _) => unreachable!("it runs by itself"),
+            (Command::Peer(_) | Command::Chaos(_) | Command::Overload(_), _) => unreachable!("it runs by itself"),
         }
     }
 
@@ -159,6 +163,7 @@ impl Prepared {
             (Command::Scale(_), _) => "scale".to_owned(),
             (Command::Peer(a), _) => format!("peer: {}", a.load.describe()),
             (Command::Chaos(_), _) => "chaos".to_owned(),
+            (Command::Overload(_), _) => "overload".to_owned(),
         }
     }
 }
