@@ -4,7 +4,7 @@ use super::tally::Times;
 use anyhow::{Context, Result, ensure};
 use moso_client::v1::{Heartbeat, JobResult, Lease, NodeFrame, Outcome};
 use moso_client::{Client, Error, NodeRef, Session, SessionOptions, Turn};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -39,7 +39,8 @@ struct Worker {
     session: Session,
     jobs: Vec<Lease>,
     seen: Arc<Seen>,
-    beats: HashMap<u64, Instant>,
+    /// Heartbeats that await their answers, by number.
+    beats: BTreeMap<u64, Instant>,
     results: HashMap<u64, Instant>,
 }
 
@@ -57,7 +58,7 @@ pub async fn hold(
 ) -> Result<()> {
     let options = SessionOptions { worker: format!("holder-{index}"), node: Some(NodeRef::Index(index)) };
     let session = client.session(options).await.context("session")?;
-    let mut worker = Worker { session, jobs: Vec::new(), seen, beats: HashMap::new(), results: HashMap::new() };
+    let mut worker = Worker { session, jobs: Vec::new(), seen, beats: BTreeMap::new(), results: HashMap::new() };
     worker.fill(queue, jobs).await?;
     let mut beats = tokio::time::interval(beat);
     beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -111,7 +112,9 @@ impl Worker {
         let now = Instant::now();
         if let Some(reply) = &frame.heartbeat {
             self.seen.lost.fetch_add(reply.lost.len() as u64, Relaxed);
-            if let Some(sent) = self.beats.remove(&reply.seq) {
+            // Answers that are ready together come as one, with the last one's number.
+            let later = self.beats.split_off(&(reply.seq + 1));
+            for sent in std::mem::replace(&mut self.beats, later).into_values() {
                 self.seen.heartbeats.record(now - sent);
             }
         }
@@ -138,7 +141,7 @@ impl Worker {
             Err(error) => return Err(error).context("session"),
         }
         // A heartbeat on the old stream is not answered; that it took so long counts.
-        for (_, sent) in self.beats.drain() {
+        for sent in std::mem::take(&mut self.beats).into_values() {
             self.seen.heartbeats.record(sent.elapsed());
         }
         loop {
@@ -164,7 +167,7 @@ impl Worker {
                 told = self.session.turn(Turn::default()).await;
             }
         }
-        for (_, sent) in self.beats.drain() {
+        for sent in std::mem::take(&mut self.beats).into_values() {
             self.seen.heartbeats.record(sent.elapsed());
         }
         Ok(())

@@ -164,8 +164,11 @@ impl Stage {
             ..LocalOptions::default()
         };
         let cluster = LocalCluster::start(options).await.context("local cluster")?;
-        let options =
-            ClientOptions { retry_budget: common.patience, author: "moso-bench".to_owned(), ..ClientOptions::default() };
+        let options = ClientOptions {
+            retry_budget: common.patience,
+            author: "moso-bench".to_owned(),
+            ..ClientOptions::default()
+        };
         let client = Client::connect_with(cluster.addrs(), options).await.context("cluster")?;
         let lease_ms = asked.lease.as_millis() as u32;
         let held = Queue { lease_ttl_ms: lease_ms, heartbeat_ms: lease_ms / 4, ..Queue::default() };
@@ -210,7 +213,8 @@ impl Stage {
     fn plan(&self, asked: &Overload, rate: f64) -> Plan {
         let all = asked.connections as usize;
         let part = |percent: usize| (all * percent).div_ceil(100);
-        let odd = [(Manner::Unread, part(2)), (Manner::Half, part(2)), (Manner::Eager, part(6)), (Manner::Closed, part(30))];
+        let odd =
+            [(Manner::Unread, part(2)), (Manner::Half, part(2)), (Manner::Eager, part(6)), (Manner::Closed, part(30))];
         let rest = all.saturating_sub(odd.iter().map(|(_, count)| count).sum());
         let members = odd.into_iter().chain([(Manner::Open, rest)]).collect();
         Plan { nodes: self.nodes.clone(), ask: self.ask.clone(), members, rate }

@@ -103,14 +103,18 @@ impl Report {
     /// For people.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        let mut line = |name: &str, value: String| drop(writeln!(text, "{name:<22} {value}"));
-        let spread = |s: &Spread| {
-            format!("{:.1} / {:.1} / {:.1} ms p50/p99/max of {}", s.p50_ms, s.p99_ms, s.max_ms, s.count)
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(text, "{name:<22} {value}");
         };
+        let spread =
+            |s: &Spread| format!("{:.1} / {:.1} / {:.1} ms p50/p99/max of {}", s.p50_ms, s.p99_ms, s.max_ms, s.count);
         line("carried before", format!("{:.0} submissions/s", self.capacity_per_s));
         let factor = self.offered_per_s / self.capacity_per_s.max(1e-6);
         line("asked for", format!("{:.0}/s from {} connections", self.asked_per_s, self.connections));
-        line("offered", format!("{:.0}/s ({factor:.1}-fold), {} connections at most", self.offered_per_s, self.open_peak));
+        line(
+            "offered",
+            format!("{:.0}/s ({factor:.1}-fold), {} connections at most", self.offered_per_s, self.open_peak),
+        );
         line("carried", format!("{:.0}/s", self.carried_per_s));
         let told = 100.0 * self.told_when;
         line("refused", format!("{:.0}/s, {told:.2} % told when to come back", self.refused_per_s));
@@ -118,7 +122,10 @@ impl Report {
         line("answers", spread(&self.answers));
         let (ended, unconnected) = (self.connections_ended, self.unconnected);
         line("connections", format!("{ended} ended by a node, {unconnected} times not made"));
-        line("jobs held", format!("{}, {} leases lost, {} streams broken", self.held, self.leases_lost, self.streams_broken));
+        line(
+            "jobs held",
+            format!("{}, {} leases lost, {} streams broken", self.held, self.leases_lost, self.streams_broken),
+        );
         line("heartbeats", spread(&self.heartbeats));
         line("heartbeats before", spread(&self.heartbeats_before));
         line("results", spread(&self.results));

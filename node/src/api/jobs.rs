@@ -4,6 +4,7 @@ use super::selector::{Of, Scope, read_cursor, scope, write_cursor};
 use super::{busy, check, invalid, status, submissions};
 use crate::clock::Clock;
 use crate::directory::Counters;
+use crate::gate::call::Call;
 use crate::gate::{Gate, Held, Reason, share};
 use crate::limits::SLOW_MAX;
 use crate::query::{Filter, From, Page, QueryCall, Targets};
@@ -246,6 +247,15 @@ impl JobsApi {
     }
 }
 
+/// A page is made: a page of few jobs holds no more than it needs, however long it is not read.
+fn made(call: Option<Arc<Call>>, page: &Result<(Vec<Vec<u8>>, String), Fault>) {
+    let items = page.as_ref().map_or(0, |(items, _)| items.iter().map(Vec::len).sum::<usize>());
+    if let Some(call) = call {
+        // As items, as messages and as the reply.
+        call.made(3 * items);
+    }
+}
+
 fn decode<M: prost::Message + Default>(bytes: Bytes) -> Result<M, Fault> {
     M::decode(bytes)
         .map_err(|e| Fault::new(Code::Internal, format!("another node sent what this one cannot read: {e}")))
@@ -344,7 +354,9 @@ impl Jobs for JobsApi {
     }
 
     async fn list_jobs(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::JobList>, Status> {
+        let call = request.extensions().get::<Arc<Call>>().cloned();
         let result = self.list(request.into_inner(), Of::Jobs).await;
+        made(call, &result);
         self.answer(result.and_then(|(items, cursor)| Ok(v1::JobList { jobs: decode_all(items)?, cursor })))
     }
 
@@ -353,7 +365,9 @@ impl Jobs for JobsApi {
     }
 
     async fn list_tasks(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::TaskList>, Status> {
+        let call = request.extensions().get::<Arc<Call>>().cloned();
         let result = self.list(request.into_inner(), Of::Tasks).await;
+        made(call, &result);
         self.answer(result.and_then(|(items, cursor)| Ok(v1::TaskList { tasks: decode_all(items)?, cursor })))
     }
 

@@ -37,7 +37,9 @@ impl Kind {
             "Submit" => Kind { share: share::SUBMISSIONS, bytes: 0, submits: true, ..question },
             "SubmitStream" => Kind { share: share::SUBMISSIONS, bytes: STREAM_BYTES, stream: true, ..question },
             "Session" => Kind { share: share::RUNNING, bytes: STREAM_BYTES, stream: true, ..question },
-            "ListJobs" | "ListTasks" | "ListObjects" | "History" | "Cluster" => Kind { bytes: LIST_BYTES, ..question },
+            "ListJobs" | "ListTasks" | "ListObjects" | "History" | "Cluster" => {
+                Kind { share: share::LISTS, bytes: LIST_BYTES, ..question }
+            }
             _ => question,
         }
     }
@@ -100,14 +102,16 @@ where
         }
         let call = Arc::new(call);
         let asked = call.clone();
+        request.extensions_mut().insert(call.clone());
         let request = request.map(|body| Body::new(Asked::new(body, kind, asked)));
         let answer = self.inner.call(request);
         Box::pin(async move { Ok(answer.await?.map(|body| Body::new(Answered { body, call }))) })
     }
 }
 
-/// A call under way: what it holds, for as long as its body or its reply is there.
-struct Call {
+/// A call under way: what it holds, for as long as its body or its reply is there. A service finds it in the request's
+/// extensions.
+pub struct Call {
     gate: Arc<Gate>,
     line: Option<Arc<Line>>,
     number: u64,
@@ -115,6 +119,14 @@ struct Call {
 }
 
 impl Call {
+    /// The reply is made, and has so many bytes: no more is held from now on.
+    pub fn made(&self, bytes: usize) {
+        self.with_held(|held| {
+            let less = bytes.min(held.bytes());
+            held.set(&self.gate.memory, less, share::RUNNING)
+        });
+    }
+
     fn with_held<T>(&self, change: impl FnOnce(&mut Held) -> T) -> T {
         change(&mut self.held.lock().expect("no code panics while it holds this lock"))
     }

@@ -38,6 +38,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Parts of the memory for calls, percent: what may no longer be taken once so much is in use. Submissions are refused
 /// first, heartbeats and results last.
 pub mod share {
+    /// Listings: whoever asks for many and reads none must not keep others from submitting.
+    pub const LISTS: usize = 35;
     /// Submissions.
     pub const SUBMISSIONS: usize = 50;
     /// Bodies of leased jobs.
