@@ -87,6 +87,8 @@ pub enum Command {
     Growth(Growth),
     /// What an operator does to a cluster that holds many jobs, how long it takes, and what its users feel
     Upkeep(Upkeep),
+    /// Many times the load that a cluster carries, while workers hold jobs: none may be lost
+    Overload(Overload),
     /// Compute how a cluster of any size behaves; needs no cluster
     Scale(Box<Scale>),
     /// The same life cycle on another server, for comparison
@@ -145,6 +147,40 @@ impl Lifecycle {
             if self.phases { "one phase after the other" } else { "overlapped" }
         )
     }
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Overload {
+    /// Connections that make the load
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(50..=200_000))]
+    pub connections: u32,
+    /// How long
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
+    /// So many times what the cluster carries
+    #[arg(long, default_value_t = 10.0, value_parser = positive)]
+    pub factor: f64,
+    /// What it carries is measured for so long before
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    pub calibrate: Duration,
+    /// Jobs held by workers meanwhile
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub held: u32,
+    /// These workers
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub workers: u32,
+    /// Without a heartbeat for so long a job is lost; workers send one in a tenth of it
+    #[arg(long, default_value = "15s", value_parser = duration)]
+    pub lease: Duration,
+    /// Jobs per submission
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub batch: u32,
+    /// Bytes of a job's body
+    #[arg(long, default_value_t = 256, value_parser = body_bytes)]
+    pub body: usize,
+    /// All must be as before so long after the load
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub recover: Duration,
 }
 
 /// A server that is not a moso cluster.

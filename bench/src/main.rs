@@ -20,6 +20,7 @@ mod mark;
 mod meter;
 mod monitor;
 mod outcome;
+mod overload;
 mod peer;
 mod picture;
 mod replay;
@@ -84,6 +85,9 @@ fn execute_on_cluster(cli: &Cli) -> Result<bool> {
     if let Command::Chaos(asked) = &cli.command {
         return runtime.block_on(chaos::command(&cli.common, asked));
     }
+    if let Command::Overload(asked) = &cli.command {
+        return runtime.block_on(overload::command(&cli.common, asked));
+    }
     runtime.block_on(async {
         let prepared = Prepared::new(cli)?;
         let target = Target::open(&cli.common).await?;
@@ -134,9 +138,10 @@ impl Prepared {
                 unreachable!("a replay is prepared with its workload")
             }
             (Command::Scale(_), _) => unreachable!("it needs no cluster"),
-            (Command::Peer(_) | Command::Chaos(_) | Command::Growth(_) | Command::Upkeep(_), _) => {
-                unreachable!("it runs by itself")
-            }
+            (
+                Command::Peer(_) | Command::Chaos(_) | Command::Growth(_) | Command::Upkeep(_) | Command::Overload(_),
+                _,
+            ) => unreachable!("it runs by itself"),
         }
     }
 
@@ -171,6 +176,7 @@ impl Prepared {
             (Command::Chaos(_), _) => "chaos".to_owned(),
             (Command::Growth(_), _) => "growth".to_owned(),
             (Command::Upkeep(_), _) => "upkeep".to_owned(),
+            (Command::Overload(_), _) => "overload".to_owned(),
         }
     }
 }

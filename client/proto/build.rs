@@ -14,6 +14,7 @@ fn compile() -> Result<(), Box<dyn std::error::Error>> {
         .build_client(cfg!(feature = "client"))
         .build_server(cfg!(feature = "server"))
         .build_transport(cfg!(feature = "client"))
+        .codec_path("crate::codec::Bounded")
         .bytes(".moso.v1");
     for view in [
         "Needs",

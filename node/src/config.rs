@@ -100,6 +100,15 @@ pub struct Config {
     pub reactors: usize,
     /// Threads that serve clients, workers and nodes. Default: half of the cores.
     pub api_threads: usize,
+    /// Connections of clients and workers at once.
+    pub api_connections: usize,
+    /// Of these from one address; those from this machine are not counted.
+    pub address_connections: usize,
+    /// Connections for pages and metrics at once.
+    pub http_connections: usize,
+    /// Memory for calls and replies under way, MiB. Submissions are refused once half of it is in use, heartbeats and
+    /// results last.
+    pub api_memory_mib: usize,
     /// Raft's unit of time, ms.
     pub raft_tick_ms: u64,
     /// Ticks without a word from the leader before another one is elected; up to twice as many.
@@ -149,6 +158,10 @@ impl Default for Config {
             replicas: 3,
             reactors: (cores / 4).clamp(1, 8),
             api_threads: (cores / 2).clamp(1, 256),
+            api_connections: 12_000,
+            address_connections: 2_048,
+            http_connections: 256,
+            api_memory_mib: 512,
             raft_tick_ms: 100,
             election_ticks: 20,
             heartbeat_ticks: 3,

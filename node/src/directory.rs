@@ -24,13 +24,15 @@ use tokio::sync::Notify;
 pub struct Inbox<R> {
     /// Each with when it came.
     queue: ArrayQueue<(R, Instant)>,
+    /// Of running jobs: they wait for no others.
+    urgent: ArrayQueue<(R, Instant)>,
     unparker: Unparker,
 }
 
 impl<R> Inbox<R> {
     /// An inbox of this many requests, whose reader is woken by `unparker`.
     pub fn new(capacity: usize, unparker: Unparker) -> Self {
-        Inbox { queue: ArrayQueue::new(capacity), unparker }
+        Inbox { queue: ArrayQueue::new(capacity), urgent: ArrayQueue::new(capacity), unparker }
     }
 
     /// Leaves a request; it comes back if the inbox is full.
@@ -48,14 +50,21 @@ impl<R> Inbox<R> {
         Ok(())
     }
 
-    /// Takes the oldest request, and when it came.
+    /// Leaves a request that is taken before all others.
+    pub fn send_urgent(&self, request: R) -> Result<(), R> {
+        self.urgent.push((request, Instant::now())).map_err(|(request, _)| request)?;
+        self.unparker.unpark();
+        Ok(())
+    }
+
+    /// Takes the oldest request, an urgent one if there is any, and when it came.
     pub fn take(&self) -> Option<(R, Instant)> {
-        self.queue.pop()
+        self.urgent.pop().or_else(|| self.queue.pop())
     }
 
     /// Nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.urgent.is_empty() && self.queue.is_empty()
     }
 
     /// Wakes the reader.
@@ -189,6 +198,8 @@ pub struct Counters {
     pub leased: AtomicU64,
     /// Jobs submitted through this node.
     pub submitted: AtomicU64,
+    /// Submissions taken through this node.
+    pub submissions: AtomicU64,
     /// Results accepted.
     pub accepted: AtomicU64,
 }
@@ -306,5 +317,15 @@ mod tests {
         assert_eq!(inbox.take().map(|(n, _)| n), Some(0));
         assert_eq!(inbox.send_within(8, 75), Err(8));
         assert_eq!(inbox.send(8), Ok(()));
+    }
+
+    #[test]
+    fn what_is_urgent_comes_first_and_finds_room() {
+        let inbox = Inbox::new(2, crossbeam::sync::Parker::new().unparker().clone());
+        (0..2).for_each(|n| inbox.send(n).unwrap());
+        assert_eq!(inbox.send(2), Err(2));
+        (10..12).for_each(|n| inbox.send_urgent(n).unwrap());
+        assert_eq!(inbox.send_urgent(12), Err(12));
+        assert!(std::iter::from_fn(|| inbox.take().map(|(n, _)| n)).eq([10, 11, 0, 1]) && inbox.is_empty());
     }
 }

@@ -2,14 +2,18 @@
 
 use crate::cluster::ClusterInfo;
 use crate::directory::ShardStatus;
+use crate::gate::Gate;
+use crate::limits::PAGE_FRESH;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Json, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// What the handlers see.
 #[derive(Clone)]
@@ -18,6 +22,32 @@ pub struct HttpState {
     pub info: Arc<ClusterInfo>,
     /// Metrics.
     pub metrics: PrometheusHandle,
+    /// What was refused, and the memory of calls.
+    pub gate: Arc<Gate>,
+    /// The memory that the node may use, bytes.
+    pub memory_limit_bytes: u64,
+    /// Pages made lately.
+    pub fresh: Arc<Fresh>,
+}
+
+/// Pages made lately: who asks again and again costs little.
+#[derive(Default)]
+pub struct Fresh {
+    metrics: Mutex<Option<(Instant, Bytes)>>,
+    cluster: Mutex<Option<(Instant, Bytes)>>,
+}
+
+/// The page kept here if it was made within [`PAGE_FRESH`], else a new one.
+fn fresh(kept: &Mutex<Option<(Instant, Bytes)>>, make: impl FnOnce() -> Bytes) -> Bytes {
+    let mut kept = kept.lock().expect("no page panics while it is made");
+    match &*kept {
+        Some((made, page)) if made.elapsed() < PAGE_FRESH => page.clone(),
+        _ => {
+            let page = make();
+            *kept = Some((Instant::now(), page.clone()));
+            page
+        }
+    }
 }
 
 /// The routes.
@@ -38,16 +68,25 @@ async fn ready(State(state): State<HttpState>) -> Response {
 }
 
 async fn cluster(State(state): State<HttpState>) -> Response {
-    Json(state.info.view()).into_response()
+    let page = fresh(&state.fresh.cluster, || {
+        serde_json::to_vec(&state.info.view()).expect("numbers and texts are JSON").into()
+    });
+    ([(header::CONTENT_TYPE, "application/json")], page).into_response()
 }
 
 async fn metrics(State(state): State<HttpState>) -> Response {
+    let page = fresh(&state.fresh.metrics, || render(&state).into());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response()
+}
+
+fn render(state: &HttpState) -> String {
     let own = state.info.own();
     let directory = &state.info.directory;
     let counters = &directory.counters;
     for (name, counter) in [
         ("moso_heartbeats_total", &counters.heartbeats),
         ("moso_jobs_submitted_total", &counters.submitted),
+        ("moso_submissions_total", &counters.submissions),
         ("moso_jobs_leased_total", &counters.leased),
         ("moso_results_accepted_total", &counters.accepted),
         ("moso_results_refused_total", &counters.refused),
@@ -83,5 +122,9 @@ async fn metrics(State(state): State<HttpState>) -> Response {
             metrics::gauge!(name, "shard" => slot.shard.to_string()).set(value as f64);
         }
     }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], state.metrics.render()).into_response()
+    state.gate.refusals.publish();
+    metrics::counter!("moso_behind_total").absolute(state.gate.pace.falls());
+    metrics::gauge!("moso_memory_in_flight_bytes").set(state.gate.memory.in_use_bytes() as f64);
+    metrics::gauge!("moso_memory_limit_bytes").set(state.memory_limit_bytes as f64);
+    state.metrics.render()
 }

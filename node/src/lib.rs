@@ -5,6 +5,7 @@
 //! main.rs config.rs node.rs open.rs   start, put together, open what is on disk
 //! salvage.rs                          without the replicas whose state is damaged
 //! api/ http.rs handler.rs             gRPC, HTTP, calls of other nodes
+//! gate/                               connections and calls bounded in number, time and bytes
 //! router.rs dispatch.rs query.rs      to the shard's leader; lease requests; questions
 //! directory.rs hints.rs waiting.rs sessions.rs   what threads share
 //! reactor.rs group.rs meta_group.rs upkeep.rs    threads that own shards
@@ -27,11 +28,13 @@ pub mod dispatch;
 pub mod error;
 pub mod explain;
 pub mod fault;
+pub mod gate;
 pub mod group;
 pub mod handler;
 pub mod hints;
 pub mod http;
 pub mod identity;
+mod inner;
 pub mod lease_ask;
 pub mod limits;
 pub mod log_writer;

@@ -66,3 +66,58 @@ const _: () = {
 
 /// Bytes of results in one command: a worker's frame may hold more, and is split.
 pub const RESULTS_BYTES_MAX: usize = MIB;
+
+/// Memory of a node beside what its configuration bounds, bytes: the program, its threads, the log's segments in memory,
+/// requests in the inboxes, what RocksDB holds beside its caches.
+pub const BASE_BYTES: usize = 256 * MIB;
+/// What a connection takes with its buffers, bytes; measured with 10,000 that submit.
+pub const CONNECTION_BYTES: usize = 64 * KIB;
+/// What a stream of a session or of submissions takes at rest, bytes.
+pub const STREAM_BYTES: usize = 12 * KIB;
+/// What a question and its answer take, bytes: a job with its log.
+pub const QUESTION_BYTES: usize = 16 * KIB;
+/// What a listing takes, bytes: a page of 4 MiB, as it is read and as it is written.
+pub const LIST_BYTES: usize = 12 * MIB;
+/// Submissions under way at a node: as many as its shards' inboxes hold. More only wait.
+pub const SUBMISSIONS_MAX: usize = 8_192;
+/// Streams of one gRPC connection: a client opens another connection for more.
+pub const STREAMS_MAX: u32 = 1_024;
+/// Bytes of a gRPC call's head, uncompressed: ours have some hundred; tokens have up to 8 KiB.
+pub const CALL_HEAD_BYTES: u32 = 16 * KIB as u32;
+/// Bytes of one stream that may be on the way: what a line of 100 ms carries at 5 MiB/s.
+pub const STREAM_WINDOW_BYTES: u32 = 512 * KIB as u32;
+/// Bytes of one connection that may be on the way, all its streams together.
+pub const CONNECTION_WINDOW_BYTES: u32 = MIB as u32;
+/// Streams that a client opened and took back before they were served; more end the connection.
+pub const STREAMS_RESET_MAX: usize = 64;
+/// Streams that the node took back for a client's errors; more end the connection.
+pub const STREAM_ERRORS_MAX: usize = 256;
+/// Bytes that a connection reads in its turn.
+pub const TURN_BYTES: usize = 32 * KIB;
+/// Bytes of the head of a request for a page.
+pub const PAGE_HEAD_BYTES: usize = 16 * KIB;
+/// Header lines of a request for a page.
+pub const PAGE_HEADERS_MAX: usize = 64;
+
+/// Time until a connection has begun its first call.
+pub const CALL_BEGIN_MAX: Duration = Duration::from_secs(10);
+/// A connection without calls is closed after so long: its client opens another one when it needs it.
+pub const LINE_IDLE_MAX: Duration = Duration::from_secs(300);
+/// How often a connection with calls is looked after.
+pub const LINE_LOOK: Duration = Duration::from_secs(10);
+/// Time for a message to come, or a part of a reply to be taken; a second more for each [`SLOW_BYTES_PER_S`].
+pub const SLOW_MAX: Duration = Duration::from_secs(20);
+/// Who is slower is cut off, bytes/s.
+pub const SLOW_BYTES_PER_S: usize = 64 * KIB;
+/// How often a connection is asked for a sign of life, and the time for it to come.
+pub const PROBE: Duration = Duration::from_secs(20);
+/// Time for the head of a request for a page.
+pub const PAGE_HEAD_TIME: Duration = Duration::from_secs(5);
+/// A connection for pages on which nothing moves is closed after so long.
+pub const PAGE_LINE_IDLE_MAX: Duration = Duration::from_secs(30);
+/// A page that was made is given to all who ask within this time.
+pub const PAGE_FRESH: Duration = Duration::from_millis(100);
+/// Pause after the system refused a connection, for want of descriptors most likely.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const _: () = assert!(CONNECTION_WINDOW_BYTES >= STREAM_WINDOW_BYTES);

@@ -12,8 +12,16 @@ use crate::disk::watch::Watch;
 use crate::disk::{self, Disk};
 use crate::dispatch::Dispatcher;
 use crate::error::Error;
+use crate::gate::call::CallLayer;
+use crate::gate::door::Door;
+use crate::gate::{self, Gate};
 use crate::handler::{Handler, Served};
 use crate::http::{self, HttpState};
+use crate::inner::Inner;
+use crate::limits::{
+    CALL_HEAD_BYTES, CONNECTION_WINDOW_BYTES, PROBE, STREAM_ERRORS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
+    STREAMS_RESET_MAX,
+};
 use crate::log_writer::LogWriter;
 use crate::meta_group::publish;
 use crate::open;
@@ -50,8 +58,6 @@ pub const INBOX: usize = 8_192;
 const META_INBOX: usize = 1_024;
 /// How long a stopping node waits for its workers and leaderships to go.
 const DRAIN: Duration = Duration::from_secs(3);
-/// Streams of one gRPC connection.
-const STREAMS_MAX: u32 = 4_096;
 
 /// Runs a node until `stop` says so.
 ///
@@ -66,7 +72,9 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let sessions = Arc::new(Sessions::default());
     let served = Arc::new(OnceLock::new());
     let handler = Handler { mailboxes: mailboxes.clone(), sessions: sessions.clone(), served: served.clone() };
-    let peers = Arc::new(Peers::start(peer_config(&config, &folder, listeners.peer)?, Arc::new(handler)));
+    let inner = Inner::start()?;
+    let peer_config = peer_config(&config, &folder, inner.listen(listeners.peer)?)?;
+    let peers = Arc::new(inner.enter(|| Peers::start(peer_config, Arc::new(handler))));
     let outbound = Outbound::new(peers.clone(), sessions.clone());
     let router = Arc::new(Router::new(directory.clone(), peers.clone()));
     let dispatcher = Arc::new(Dispatcher::new(router.clone()));
@@ -103,17 +111,24 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let threads = start_threads(&config, built, &outbound, &peers, clock, &failed)?;
 
     let hints_info = info.clone();
-    let hints = tokio::spawn(crate::hints::run(directory.clone(), peers.clone(), move || hints_info.own()));
+    let hints = inner.spawn(crate::hints::run(directory.clone(), peers.clone(), move || hints_info.own()));
     let placement = tokio::spawn(crate::placement::run(Arc::new(residents), router.clone(), failed.clone()));
     let (stopping, _) = watch::channel(false);
-    let http_state = HttpState { info: info.clone(), metrics };
-    let mut http_stop = stopping.subscribe();
-    let http = tokio::spawn(async move {
-        let stopped = async move { drop(http_stop.wait_for(|s| *s).await) };
-        axum::serve(listeners.http, http::routes(http_state)).with_graceful_shutdown(stopped).await
+    let gate = Gate::new(config.api_memory_mib << 20);
+    let counters = directory.clone();
+    let pace = tokio::spawn(gate::pace::run(gate.clone(), move || gate::pace::taken(&counters.counters)));
+    let pages = http::routes(HttpState {
+        info: info.clone(),
+        metrics,
+        gate: gate.clone(),
+        memory_limit_bytes: gate::memory_limit_bytes(&config),
+        fresh: Arc::default(),
     });
-    let services = Services { router, dispatcher, sessions: sessions.clone(), info, backups };
-    let api = tokio::spawn(serve_api(listeners.api, services, clock, stopping.subscribe()));
+    let http_door = Arc::new(Door::new(gate.clone(), config.http_connections, config.address_connections));
+    let http = tokio::spawn(gate::http::serve(http_door, listeners.http, pages, stopping.subscribe()));
+    let door = Arc::new(Door::new(gate.clone(), config.api_connections, config.address_connections));
+    let services = Services { router, dispatcher, sessions: sessions.clone(), info, backups, gate };
+    let api = tokio::spawn(serve_api(door, listeners.api, services, clock, stopping.subscribe()));
     tracing::info!(node = config.node, api = %config.api, peer = %config.peer, http = %config.http, "started");
 
     let mut failed_now = false;
@@ -131,6 +146,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let _ = stopping.send(true);
     hints.abort();
     placement.abort();
+    pace.abort();
     let _ = tokio::time::timeout(DRAIN, api).await;
     let _ = tokio::time::timeout(DRAIN, http).await;
     disk.stop();
@@ -381,33 +397,38 @@ struct Services {
     sessions: Arc<Sessions>,
     info: Arc<ClusterInfo>,
     backups: BackupsApi,
+    gate: Arc<Gate>,
 }
 
 async fn serve_api(
+    door: Arc<Door>,
     listener: TcpListener,
     services: Services,
     clock: Clock,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
-    let Services { router, dispatcher, sessions, info, backups } = services;
-    let jobs = JobsServer::new(JobsApi::new(router.clone(), clock, stopping.clone()))
+    let Services { router, dispatcher, sessions, info, backups, gate } = services;
+    let jobs = JobsServer::new(JobsApi::new(router.clone(), clock, gate.clone(), stopping.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX * 2);
-    let workers = WorkersServer::new(WorkersApi::new(router.clone(), dispatcher, sessions))
+    let workers = WorkersServer::new(WorkersApi::new(router.clone(), dispatcher, sessions, gate.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX * 2);
     let admin = AdminServer::new(AdminApi::new(router, info));
-    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
     tonic::transport::Server::builder()
         .max_concurrent_streams(Some(STREAMS_MAX))
-        .initial_stream_window_size(Some(2 << 20))
-        .initial_connection_window_size(Some(8 << 20))
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .http2_max_header_list_size(Some(CALL_HEAD_BYTES))
+        .http2_max_pending_accept_reset_streams(Some(STREAMS_RESET_MAX))
+        .http2_max_local_error_reset_streams(Some(STREAM_ERRORS_MAX))
+        .initial_stream_window_size(Some(STREAM_WINDOW_BYTES))
+        .initial_connection_window_size(Some(CONNECTION_WINDOW_BYTES))
+        .http2_keepalive_interval(Some(PROBE))
+        .http2_keepalive_timeout(Some(PROBE))
+        .layer(CallLayer { gate })
         .add_service(jobs)
         .add_service(workers)
         .add_service(admin)
         .add_service(BackupsServer::new(backups))
-        .serve_with_incoming_shutdown(incoming, async move { drop(stopping.wait_for(|s| *s).await) })
+        .serve_with_incoming_shutdown(door.incoming(listener), async move { drop(stopping.wait_for(|s| *s).await) })
         .await
 }

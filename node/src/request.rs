@@ -155,13 +155,13 @@ pub enum Request {
 
 impl Request {
     /// Up to which part of the inbox the request is taken, percent: submissions are refused first, then leases, then
-    /// reads; heartbeats and results last.
-    pub fn inbox_percent(&self) -> usize {
+    /// reads. `None`: it is urgent, as heartbeats and results are, and has room of its own.
+    pub fn inbox_percent(&self) -> Option<usize> {
         match self {
-            Request::Command { bytes, .. } if is_submission(bytes) => 50,
-            Request::Lease { .. } | Request::LeaseTask { .. } => 70,
-            Request::Query(_) => 85,
-            Request::Command { .. } | Request::Heartbeat { .. } => 100,
+            Request::Command { bytes, .. } if is_submission(bytes) => Some(50),
+            Request::Lease { .. } | Request::LeaseTask { .. } => Some(70),
+            Request::Query(_) => Some(85),
+            Request::Command { .. } | Request::Heartbeat { .. } => None,
         }
     }
 

@@ -228,8 +228,11 @@ impl Router {
     pub fn request(&self, shard: u16, request: Request) -> Result<(), Fault> {
         let inbox = self.directory.shard(shard).map(|s| s.inbox.load());
         let inbox = inbox.as_ref().and_then(|inbox| inbox.as_ref()).ok_or_else(|| Fault::not_leader(shard))?;
-        let percent = request.inbox_percent();
-        inbox.send_within(request, percent).map_err(|refused| {
+        let sent = match request.inbox_percent() {
+            Some(percent) => inbox.send_within(request, percent),
+            None => inbox.send_urgent(request),
+        };
+        sent.map_err(|refused| {
             Counters::add(&self.directory.counters.shed, 1);
             if let (Request::Lease { popped, .. }, Some(slot)) = (refused, self.directory.shard(shard)) {
                 // Only the reactor may file them again.

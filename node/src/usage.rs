@@ -13,8 +13,17 @@ pub fn rss_bytes() -> u64 {
 
 /// CPU time of all threads since the start, user and system, µs.
 pub fn cpu_us() -> u64 {
+    cpu_us_of(UsageWho::RUSAGE_SELF)
+}
+
+/// CPU time of the thread that asks, user and system, µs.
+pub fn thread_cpu_us() -> u64 {
+    cpu_us_of(UsageWho::RUSAGE_THREAD)
+}
+
+fn cpu_us_of(who: UsageWho) -> u64 {
     let us = |time: TimeVal| time.tv_sec() as u64 * 1_000_000 + time.tv_usec() as u64;
-    getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| us(usage.user_time()) + us(usage.system_time()))
+    getrusage(who).map_or(0, |usage| us(usage.user_time()) + us(usage.system_time()))
 }
 
 /// Bytes that this process caused to be written to disks since the start.

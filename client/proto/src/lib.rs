@@ -5,10 +5,14 @@
 
 pub mod backup;
 pub mod code;
+#[cfg(any(feature = "client", feature = "server"))]
+pub mod codec;
 pub mod id;
 pub mod level;
 pub mod object;
 pub mod setting;
+#[cfg(feature = "messages")]
+pub mod shape;
 pub mod shards;
 pub mod state;
 pub mod view;

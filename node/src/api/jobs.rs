@@ -1,9 +1,12 @@
 //! Submitters and users.
 
 use super::selector::{Of, Scope, read_cursor, scope, write_cursor};
-use super::{check, invalid, status, submissions};
+use super::{busy, check, invalid, status, submissions};
 use crate::clock::Clock;
 use crate::directory::Counters;
+use crate::gate::call::Call;
+use crate::gate::{Gate, Held, Reason, share};
+use crate::limits::SLOW_MAX;
 use crate::query::{Filter, From, Page, QueryCall, Targets};
 use crate::request::Fault;
 use crate::router::{Router, unknown, unpack};
@@ -20,7 +23,7 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -35,8 +38,6 @@ const PAGE_BYTES_MAX: usize = 4 << 20;
 const WATCH: Duration = Duration::from_millis(100);
 /// Tasks watched at once through this node: each costs ten reads a second.
 const WATCHES_MAX: usize = 1_000;
-/// Bytes of submissions under way through this node: while a shard has no leader, they wait here.
-const SUBMISSIONS_BYTES_MAX: usize = 256 << 20;
 
 /// The service.
 #[derive(Clone)]
@@ -44,28 +45,37 @@ pub struct JobsApi {
     router: Arc<Router>,
     clock: Clock,
     watches: Arc<Semaphore>,
-    submissions: Arc<Semaphore>,
+    gate: Arc<Gate>,
     stopping: watch::Receiver<bool>,
 }
 
 impl JobsApi {
-    /// Serves through `router`, until `stopping`.
-    pub fn new(router: Arc<Router>, clock: Clock, stopping: watch::Receiver<bool>) -> Self {
-        JobsApi {
-            stopping,
-            router,
-            clock,
-            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
-            submissions: Arc::new(Semaphore::new(SUBMISSIONS_BYTES_MAX)),
-        }
+    /// Serves through `router` what `gate` lets in, until `stopping`.
+    pub fn new(router: Arc<Router>, clock: Clock, gate: Arc<Gate>, stopping: watch::Receiver<bool>) -> Self {
+        JobsApi { stopping, router, clock, gate, watches: Arc::new(Semaphore::new(WATCHES_MAX)) }
     }
 
     pub(super) fn full(&self, what: &str) -> Fault {
         Counters::add(&self.router.directory.counters.shed, 1);
-        Fault {
-            retry_after_ms: 500,
-            ..Fault::new(Code::Busy, format!("too many {what} at this node: come back later"))
+        busy(&format!("too many {what} at this node: come back later"), self.gate.refusals.retry_after_ms())
+    }
+
+    /// A client does not read what it is told: nothing more is said.
+    pub(super) fn slow_reader(&self) {
+        self.gate.refusals.count(Reason::SlowReader);
+    }
+
+    /// A place and memory for a submission under way: while a shard has no leader, it waits here.
+    fn admit(&self, request: &v1::SubmitRequest) -> Result<(OwnedSemaphorePermit, Held), Fault> {
+        let admitted = self.gate.submission().and_then(|place| {
+            // As it is, and as its command.
+            let held = self.gate.hold(2 * request.encoded_len(), share::SUBMISSIONS)?;
+            Ok((place, held))
+        });
+        if admitted.is_err() {
+            Counters::add(&self.router.directory.counters.shed, 1);
         }
+        admitted
     }
 
     pub(super) fn meta(&self) -> Arc<MetaView> {
@@ -81,8 +91,7 @@ impl JobsApi {
     }
 
     pub(super) async fn submit_request(&self, request: v1::SubmitRequest) -> Result<v1::SubmitReply, Fault> {
-        let bytes = u32::try_from(request.encoded_len()).unwrap_or(u32::MAX);
-        let _held = self.submissions.try_acquire_many(bytes).map_err(|_| self.full("submissions"))?;
+        let _admitted = self.admit(&request)?;
         let spec = request.task.as_ref().ok_or_else(|| invalid("task is missing"))?;
         let submission = check::submission_id(&request.submission_id)?;
         let share_name = if spec.share.is_empty() { SHARE_UNDEFINED } else { &spec.share };
@@ -109,7 +118,9 @@ impl JobsApi {
         match self.router.command(shard.0, bytes).await? {
             Reply::Submitted { task, jobs, repeated } => {
                 let new = if repeated { 0 } else { u64::from(jobs) };
-                Counters::add(&self.router.directory.counters.submitted, new);
+                let counters = &self.router.directory.counters;
+                Counters::add(&counters.submitted, new);
+                Counters::add(&counters.submissions, 1);
                 Ok(v1::SubmitReply { task_id: shard.id(task), first_job_id: shard.id(task + 1), jobs, repeated })
             }
             other => Err(Fault::new(Code::Internal, format!("a submission was answered with {other:?}"))),
@@ -236,6 +247,15 @@ impl JobsApi {
     }
 }
 
+/// A page is made: a page of few jobs holds no more than it needs, however long it is not read.
+fn made(call: Option<Arc<Call>>, page: &Result<(Vec<Vec<u8>>, String), Fault>) {
+    let items = page.as_ref().map_or(0, |(items, _)| items.iter().map(Vec::len).sum::<usize>());
+    if let Some(call) = call {
+        // As items, as messages and as the reply.
+        call.made(3 * items);
+    }
+}
+
 fn decode<M: prost::Message + Default>(bytes: Bytes) -> Result<M, Fault> {
     M::decode(bytes)
         .map_err(|e| Fault::new(Code::Internal, format!("another node sent what this one cannot read: {e}")))
@@ -334,7 +354,9 @@ impl Jobs for JobsApi {
     }
 
     async fn list_jobs(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::JobList>, Status> {
+        let call = request.extensions().get::<Arc<Call>>().cloned();
         let result = self.list(request.into_inner(), Of::Jobs).await;
+        made(call, &result);
         self.answer(result.and_then(|(items, cursor)| Ok(v1::JobList { jobs: decode_all(items)?, cursor })))
     }
 
@@ -343,7 +365,9 @@ impl Jobs for JobsApi {
     }
 
     async fn list_tasks(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::TaskList>, Status> {
+        let call = request.extensions().get::<Arc<Call>>().cloned();
         let result = self.list(request.into_inner(), Of::Tasks).await;
+        made(call, &result);
         self.answer(result.and_then(|(items, cursor)| Ok(v1::TaskList { tasks: decode_all(items)?, cursor })))
     }
 
@@ -359,7 +383,8 @@ impl Jobs for JobsApi {
         tokio::spawn(async move {
             let _watch = watch;
             let mut last = first;
-            let mut sent = send.send(Ok(last.clone())).await;
+            // Who does not read is not kept.
+            let mut sent = send.send_timeout(Ok(last.clone()), SLOW_MAX).await;
             while sent.is_ok() && last.ended_ms == 0 {
                 tokio::time::sleep(WATCH).await;
                 match api.task(id).await {
@@ -370,10 +395,10 @@ impl Jobs for JobsApi {
                     }
                     Ok(view) => {
                         last = view;
-                        sent = send.send(Ok(last.clone())).await;
+                        sent = send.send_timeout(Ok(last.clone()), SLOW_MAX).await;
                     }
                     Err(fault) => {
-                        let _ = send.send(Err(status(fault, &api.meta()))).await;
+                        let _ = send.send_timeout(Err(status(fault, &api.meta())), SLOW_MAX).await;
                         return;
                     }
                 }

@@ -42,6 +42,16 @@ pub fn status(fault: Fault, meta: &MetaView) -> Status {
     status
 }
 
+/// The gRPC status of a fault that names no other node.
+pub fn status_of(fault: Fault) -> Status {
+    status(fault, &MetaView::default())
+}
+
+/// Too much at once: come back later.
+pub fn busy(message: &str, retry_after_ms: u32) -> Fault {
+    Fault { retry_after_ms, ..Fault::new(Code::Busy, message) }
+}
+
 /// An invalid field.
 pub fn invalid(message: impl Into<String>) -> Fault {
     Fault::new(Code::Invalid, message)

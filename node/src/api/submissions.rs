@@ -4,25 +4,29 @@
 use super::frames::fault_of;
 use super::jobs::JobsApi;
 use super::{invalid, status};
+use crate::limits::{SLOW_MAX, SUBMISSIONS_MAX};
 use crate::request::Fault;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use moso_proto::v1;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 /// Submissions of a stream under way; more are told to come back. A shard without leader holds its own for as long as it
-/// is waited for, and must not keep the others.
-const UNDER_WAY_MAX: usize = 4_096;
+/// is waited for, and must not keep the others; no stream has more than half of the node's places.
+const UNDER_WAY_MAX: usize = SUBMISSIONS_MAX / 2;
 /// Submissions in one frame.
 const FRAME_SUBMISSIONS_MAX: usize = 4_096;
+/// Answers that wait for the client to read earlier ones, beyond which nothing more is read from it.
+const ANSWERS_MAX: usize = 4_096;
 /// Frames of answers waiting to be sent.
 pub const SEND_QUEUE: usize = 16;
 
 type Answers = mpsc::Sender<Result<v1::SubmitAnswers, Status>>;
 
-/// Answers until the client has said all, or is gone, or the node stops: then what was read is answered, and the client
-/// goes on at another node.
+/// Answers until the client has said all, or is gone, or does not read what it is told, or the node stops: then what was read
+/// is answered, and the client goes on at another node.
 pub async fn serve(
     api: JobsApi,
     mut inbound: Streaming<v1::SubmitFrame>,
@@ -31,16 +35,22 @@ pub async fn serve(
 ) {
     let mut under_way = FuturesUnordered::new();
     let mut reading = true;
+    let mut out = v1::SubmitAnswers::default();
+    // Since when answers wait.
+    let mut since = Instant::now();
     loop {
-        let mut out = v1::SubmitAnswers::default();
+        let waiting = !out.answers.is_empty();
+        if !waiting {
+            since = Instant::now();
+        }
         tokio::select! {
             // What is under way comes to its end by itself, or is repeated.
             () = send.closed() => return,
             () = stops(&mut stopping), if reading => reading = false,
-            frame = inbound.message(), if reading => match frame {
+            frame = inbound.message(), if reading && out.answers.len() < ANSWERS_MAX => match frame {
                 Ok(Some(frame)) if frame.submissions.len() > FRAME_SUBMISSIONS_MAX => {
                     let fault = invalid(format!("at most {FRAME_SUBMISSIONS_MAX} submissions in one frame"));
-                    let _ = send.send(Err(status(fault, &api.meta()))).await;
+                    let _ = send.try_send(Err(status(fault, &api.meta())));
                     return;
                 }
                 Ok(Some(frame)) => for submission in frame.submissions {
@@ -49,17 +59,27 @@ pub async fn serve(
                         false => out.answers.push(refused(&api, submission.number, api.full("submissions"))),
                     }
                 },
-                Ok(None) | Err(_) => reading = false,
+                Ok(None) => reading = false,
+                Err(status) => {
+                    // Why nothing more is read: what was to be read took too long, or too much.
+                    let _ = send.try_send(Err(status));
+                    reading = false;
+                }
             },
             Some(answer) = under_way.next() => out.answers.push(answer),
+            room = send.reserve(), if waiting => match room {
+                Ok(room) => room.send(Ok(std::mem::take(&mut out))),
+                Err(_) => return,
+            },
+            () = tokio::time::sleep_until(since + SLOW_MAX), if waiting => return api.slow_reader(),
         }
         while let Some(Some(answer)) = under_way.next().now_or_never() {
             out.answers.push(answer);
         }
-        if !out.answers.is_empty() && send.send(Ok(out)).await.is_err() {
-            return;
+        if !out.answers.is_empty() && send.capacity() > 0 {
+            let _ = send.try_send(Ok(std::mem::take(&mut out)));
         }
-        if !reading && under_way.is_empty() {
+        if !reading && under_way.is_empty() && out.answers.is_empty() {
             return;
         }
     }

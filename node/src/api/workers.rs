@@ -4,6 +4,9 @@
 use super::frames::{fault_of, merge, push_into, read, refusal, settle, split, tobekilled};
 use super::{check, invalid, status};
 use crate::dispatch::{Ask, Cancel, Dispatcher, Leased};
+use crate::gate::line::Line;
+use crate::gate::{Gate, Held, Reason, share};
+use crate::limits::{CALL_BEGIN_MAX, SLOW_MAX, STREAM_WINDOW_BYTES};
 use crate::request::Fault;
 use crate::router::{HeartbeatCall, Router, unknown};
 use crate::sessions::{PUSHES, Push, STREAMS_MAX, Sessions};
@@ -32,13 +35,11 @@ const FRAMES_MAX: usize = 64;
 /// Bytes of frames of a session under way, beyond which the stream is not read further: what a worker that sends all it
 /// can may hold of the node's memory, with one frame more.
 const FRAMES_BYTES: usize = MESSAGE_BYTES_MAX / 2;
-/// Frames waiting to be sent to a worker; one that does not read them is left alone until it does. Each may hold the
-/// bodies of a lease.
+/// Frames waiting to be sent to a worker; the session of one that does not read them ends. Each may hold the bodies of a
+/// lease.
 const SEND_QUEUE: usize = 4;
 /// Lease requests of a session that have begun or were replaced and not yet ended: one leases at a time.
 const LEASINGS_MAX: usize = 64;
-/// Time for the first frame of a stream.
-const HELLO_TIME: Duration = Duration::from_secs(20);
 /// Heartbeats of jobs in one frame.
 const BEATS_MAX: usize = 100_000;
 /// Longest wait of a lease request.
@@ -55,7 +56,12 @@ struct UnderWay {
     /// Each with the bytes of its frame.
     parts: FuturesUnordered<Part<(v1::NodeFrame, usize)>>,
     bytes: usize,
+    /// For them, as they came and as commands.
+    held: Held,
 }
+
+/// A frame to a worker, and the memory for it.
+type Out = (Held, Result<v1::NodeFrame, Status>);
 
 impl UnderWay {
     fn push(&mut self, part: Part, bytes: usize) {
@@ -69,8 +75,11 @@ impl UnderWay {
         Some(frame)
     }
 
-    fn has_room(&self) -> bool {
-        self.parts.len() < FRAMES_MAX && self.bytes < FRAMES_BYTES
+    /// Whether another frame may be read. One always may: with nothing under way a session waits for nobody.
+    fn has_room(&mut self, gate: &Gate) -> bool {
+        self.held.set(&gate.memory, 2 * self.bytes, share::RUNNING)
+            && self.parts.len() < FRAMES_MAX
+            && self.bytes < FRAMES_BYTES
     }
 }
 
@@ -80,12 +89,13 @@ pub struct WorkersApi {
     router: Arc<Router>,
     dispatcher: Arc<Dispatcher>,
     sessions: Arc<Sessions>,
+    gate: Arc<Gate>,
 }
 
 impl WorkersApi {
-    /// Serves through `router` and `dispatcher`.
-    pub fn new(router: Arc<Router>, dispatcher: Arc<Dispatcher>, sessions: Arc<Sessions>) -> Self {
-        WorkersApi { router, dispatcher, sessions }
+    /// Serves through `router` and `dispatcher` what `gate` lets in.
+    pub fn new(router: Arc<Router>, dispatcher: Arc<Dispatcher>, sessions: Arc<Sessions>, gate: Arc<Gate>) -> Self {
+        WorkersApi { router, dispatcher, sessions, gate }
     }
 }
 
@@ -100,11 +110,14 @@ impl Workers for WorkersApi {
         let (send, frames) = mpsc::channel(SEND_QUEUE);
         let api = self.clone();
         let session = Arc::new(AtomicU64::new(0));
-        let frames = Frames { frames, dispatcher: self.dispatcher.clone(), session: session.clone() };
+        let frames =
+            Frames { frames, held: Held::default(), dispatcher: self.dispatcher.clone(), session: session.clone() };
         tokio::spawn(async move {
+            let line = request.extensions().get::<Arc<Line>>().cloned();
             let mut inbound = request.into_inner();
-            if let Err(fault) = api.serve(&mut inbound, &send, &session).await {
-                let _ = send.send(Err(status(fault, &api.router.directory.meta.load()))).await;
+            if let Err(fault) = api.serve(&mut inbound, &send, &session, line).await {
+                let status = status(fault, &api.router.directory.meta.load());
+                let _ = send.send_timeout((Held::default(), Err(status)), SLOW_MAX).await;
             }
         });
         Ok(Response::new(frames))
@@ -140,7 +153,9 @@ fn give_back(dispatcher: &Arc<Dispatcher>, session: u64, leases: Vec<v1::Lease>)
 
 /// The frames to a worker. Those that it leaves unread are looked through for leases, which are given back.
 pub struct Frames {
-    frames: mpsc::Receiver<Result<v1::NodeFrame, Status>>,
+    frames: mpsc::Receiver<Out>,
+    /// For the frame that is being sent.
+    held: Held,
     dispatcher: Arc<Dispatcher>,
     /// Session, once it is known.
     session: Arc<AtomicU64>,
@@ -150,7 +165,12 @@ impl Stream for Frames {
     type Item = Result<v1::NodeFrame, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.frames.poll_recv(context)
+        let next = self.frames.poll_recv(context);
+        next.map(|out| {
+            let (held, frame) = out.unzip();
+            self.held = held.unwrap_or_default();
+            frame
+        })
     }
 }
 
@@ -158,7 +178,7 @@ impl Drop for Frames {
     fn drop(&mut self) {
         self.frames.close();
         let mut leases = Vec::new();
-        while let Ok(frame) = self.frames.try_recv() {
+        while let Ok((_, frame)) = self.frames.try_recv() {
             leases.extend(frame.ok().and_then(|frame| frame.lease).into_iter().flat_map(|reply| reply.leases));
         }
         give_back(&self.dispatcher, self.session.load(Ordering::Relaxed), leases);
@@ -169,10 +189,11 @@ impl WorkersApi {
     async fn serve(
         &self,
         inbound: &mut Streaming<v1::WorkerFrame>,
-        send: &mpsc::Sender<Result<v1::NodeFrame, Status>>,
+        send: &mpsc::Sender<Out>,
         number: &AtomicU64,
+        line: Option<Arc<Line>>,
     ) -> Result<(), Fault> {
-        let Ok(Ok(Some(first))) = tokio::time::timeout(HELLO_TIME, inbound.message()).await else { return Ok(()) };
+        let Ok(Ok(Some(first))) = tokio::time::timeout(CALL_BEGIN_MAX, inbound.message()).await else { return Ok(()) };
         let hello = first.hello.clone().ok_or_else(|| invalid("the first frame of a session must say hello"))?;
         if hello.session == 0 {
             return Err(invalid("the session number must not be zero"));
@@ -187,6 +208,7 @@ impl WorkersApi {
         let session = Session {
             api: self.clone(),
             number: hello.session,
+            line,
             worker: hello.worker.as_str().into(),
             one_lease: Arc::default(),
             leasings: Arc::new(Semaphore::new(LEASINGS_MAX)),
@@ -201,6 +223,8 @@ impl WorkersApi {
 struct Session {
     api: WorkersApi,
     number: u64,
+    /// Its connection.
+    line: Option<Arc<Line>>,
     worker: Arc<str>,
     /// Held by the lease request that is being answered: those that it replaces end before it begins.
     one_lease: Arc<Mutex<()>>,
@@ -213,7 +237,7 @@ impl Session {
         first: v1::WorkerFrame,
         inbound: &mut Streaming<v1::WorkerFrame>,
         pushed: &mut mpsc::Receiver<Push>,
-        send: &mpsc::Sender<Result<v1::NodeFrame, Status>>,
+        send: &mpsc::Sender<Out>,
     ) -> Result<(), Fault> {
         let mut parts = UnderWay::default();
         let mut leasing: Option<Leasing> = None;
@@ -221,10 +245,11 @@ impl Session {
         loop {
             let mut out = v1::NodeFrame::default();
             let mut undelivered = Vec::new();
+            let room = reading && parts.has_room(&self.api.gate);
             tokio::select! {
                 // The worker has gone; what is under way comes to its end by itself, or is repeated.
                 () = send.closed() => return Ok(()),
-                frame = inbound.message(), if reading && parts.has_room() => match frame {
+                frame = inbound.message(), if room => match frame {
                     Ok(Some(frame)) => reading = self.take(frame, &mut parts, &mut leasing)?,
                     Ok(None) => reading = false,
                     Err(_) => return Ok(()),
@@ -251,12 +276,51 @@ impl Session {
             while let Ok(push) = pushed.try_recv() {
                 push_into(&mut out, push);
             }
-            if out != v1::NodeFrame::default() && send.send(Ok(out)).await.is_err() {
+            if out != v1::NodeFrame::default() && !self.give(out, &mut undelivered, send).await {
                 self.api.dispatcher.undelivered(self.number, &undelivered).await;
                 return Ok(());
             }
             if !reading && parts.parts.is_empty() {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Hands a frame over to be sent, and empties `undelivered` if the leases in it went another way. `false`: the worker
+    /// is gone, or does not read.
+    async fn give(&self, mut out: v1::NodeFrame, undelivered: &mut Vec<v1::Lease>, send: &mpsc::Sender<Out>) -> bool {
+        let gate = &self.api.gate;
+        if let Some(line) = &self.line
+            && (!undelivered.is_empty() || out.results.as_ref().is_some_and(|results| !results.accepted.is_empty()))
+        {
+            line.earn();
+        }
+        let mut held = Held::default();
+        if let (false, Some(lease)) = (undelivered.is_empty(), &mut out.lease) {
+            match gate.hold(2 * lease.encoded_len(), share::LEASES) {
+                Ok(room) => held = room,
+                Err(fault) => {
+                    let request_id = lease.request_id;
+                    *lease = v1::LeaseReply { request_id, fault: Some(fault_of(&fault)), ..v1::LeaseReply::default() };
+                    self.api.dispatcher.undelivered(self.number, &std::mem::take(undelivered)).await;
+                }
+            }
+        }
+        let out = match send.try_send((held, Ok(out))) {
+            Ok(()) => return true,
+            Err(mpsc::error::TrySendError::Closed(_)) => return false,
+            Err(mpsc::error::TrySendError::Full(out)) => out,
+        };
+        // Meanwhile nothing is read from the worker, and what it sends is kept for it. Where there is no room for that, it is
+        // cut off at once; it comes back with its session.
+        let Ok(_window) = gate.hold(STREAM_WINDOW_BYTES as usize, share::RUNNING) else { return false };
+        match send.send_timeout(out, SLOW_MAX).await {
+            Ok(()) => true,
+            Err(error) => {
+                if matches!(error, mpsc::error::SendTimeoutError::Timeout(_)) {
+                    gate.refusals.count(Reason::SlowReader);
+                }
+                false
             }
         }
     }
@@ -381,7 +445,7 @@ impl Session {
                 by_shard.entry(slot.shard).or_default();
             }
         }
-        let (router, session) = (self.api.router.clone(), self.number);
+        let (router, session, line) = (self.api.router.clone(), self.number, self.line.clone());
         Ok(Box::pin(async move {
             reply.settled = settled.is_some();
             let asked = by_shard.into_iter().map(|(shard, beats)| {
@@ -405,6 +469,9 @@ impl Session {
                         commands.extend(kill.into_iter().map(|(seq, attempt)| tobekilled(id(seq), attempt)));
                     }
                 }
+            }
+            if let Some(line) = line.filter(|_| reply.lost.len() + reply.unknown.len() < jobs.len()) {
+                line.earn();
             }
             v1::NodeFrame { heartbeat: Some(reply), commands, ..v1::NodeFrame::default() }
         }))

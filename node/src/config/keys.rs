@@ -15,12 +15,16 @@ const fn number(key: &'static str, min: i64, max: i64, unit: &'static str) -> Nu
     Number { key, min, max, unit }
 }
 
-const NUMBERS: [Number; 18] = [
+const NUMBERS: &[Number] = &[
     number("node", 1, NODE_MAX as i64, "node number"),
     number("shards", 1, moso_proto::id::SHARD_MAX as i64, "shards"),
     number("replicas", 1, 5, "replicas"),
     number("reactors", 1, 8, "threads"),
     number("api_threads", 1, 256, "threads"),
+    number("api_connections", 16, 1_000_000, "connections"),
+    number("address_connections", 1, 1_000_000, "connections"),
+    number("http_connections", 4, 100_000, "connections"),
+    number("api_memory_mib", 32, 1 << 20, "MiB"),
     number("raft_tick_ms", 10, 10_000, "ms"),
     number("election_ticks", 2, 1_000, "ticks"),
     number("heartbeat_ticks", 1, 500, "ticks"),

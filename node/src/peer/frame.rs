@@ -228,7 +228,6 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub async fn next(&mut self) -> Result<Frame, ReadError> {
         self.fill(HEAD_BYTES).await?;
         let length = self.head(0) as usize;
-        // Before anything is allocated for it.
         if length == 0 || length > self.bytes_max {
             return Err(ReadError::Malformed("a length that no frame has"));
         }
@@ -242,13 +241,20 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Frame::decode(bytes).map_err(ReadError::Malformed)
     }
 
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     fn head(&self, at: usize) -> u32 {
         u32::from_le_bytes(self.buffer[at..at + 4].try_into().expect("four bytes of a head that is complete"))
     }
 
     async fn fill(&mut self, bytes: usize) -> Result<(), ReadError> {
         while self.buffer.len() < bytes {
-            self.buffer.reserve((bytes - self.buffer.len()).max(PEER_READ_BYTES.min(self.bytes_max)));
+            // A length alone takes no memory: the buffer grows as bytes come, by as much as are here.
+            let missing = (bytes - self.buffer.len()).min(self.buffer.len().max(PEER_READ_BYTES));
+            self.buffer.reserve(missing.max(PEER_READ_BYTES.min(self.bytes_max)));
             if self.reader.read_buf(&mut self.buffer).await? == 0 {
                 return Err(match self.buffer.is_empty() {
                     true => ReadError::Closed,

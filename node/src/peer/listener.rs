@@ -6,24 +6,23 @@ use super::shared::Shared;
 use super::{ANSWER_BUSY, ANSWER_TOO_LARGE};
 use crate::limits::*;
 use bytes::{Bytes, BytesMut};
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
 /// Answers on their way to the writer. A call holds its place until its answer is in here; the rest is for pongs and
 /// refusals.
 const ANSWERS_MAX: usize = 2 * PEER_CALLS_MAX;
-/// Pause after the system refused a connection, for want of descriptors most likely.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Lets other nodes in.
 pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
-    let strangers = Arc::new(Semaphore::new(PEER_STRANGERS_MAX));
+    let mut strangers = VecDeque::new();
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -31,18 +30,29 @@ pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let Ok(place) = strangers.clone().try_acquire_owned() else {
-            shared.counts.turned_away();
-            continue;
-        };
-        let shared = shared.clone();
-        connections.spawn(async move {
+        make_room(&shared, &mut strangers);
+        let stranger = Arc::new(AtomicBool::new(true));
+        let (shared, known) = (shared.clone(), stranger.clone());
+        let connection = connections.spawn(async move {
             let greeted = greet(&shared, stream).await;
-            drop(place);
+            known.store(false, Relaxed);
             if let Some((from, reader, writer)) = greeted {
                 serve(&shared, from, reader, writer).await;
             }
         });
+        strangers.push_back((stranger, connection));
+    }
+}
+
+/// Hangs up on who has stayed silent longest, if too many do: a node says at once who it is, and is let in however many
+/// others come and say nothing.
+fn make_room(shared: &Shared, strangers: &mut VecDeque<(Arc<AtomicBool>, AbortHandle)>) {
+    strangers.retain(|(stranger, connection)| stranger.load(Relaxed) && !connection.is_finished());
+    if strangers.len() >= PEER_STRANGERS_MAX
+        && let Some((_, oldest)) = strangers.pop_front()
+    {
+        oldest.abort();
+        shared.counts.turned_away();
     }
 }
 

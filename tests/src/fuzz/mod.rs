@@ -7,7 +7,7 @@
 //! peers.rs raft.rs trio.rs      bytes of other nodes
 //! commands.rs records.rs meta.rs     the log's commands and stored records
 //! store.rs files.rs      the segments of the log, values, keys, files
-//! api.rs                 requests and answers of the API
+//! api.rs wellformed.rs   requests and answers of the API: of any bytes, and valid ones of any contents
 //! ```
 //!
 //! Where a checksum guards the bytes, a target computes it: otherwise no changed input would come past it.
@@ -25,11 +25,12 @@ mod reached;
 mod records;
 mod store;
 mod trio;
+mod wellformed;
 
 pub use reached::{take, taken};
+pub use wellformed::random_message;
 
 use crate::samples;
-use moso_node::limits::PEER_FRAME_BYTES_MAX;
 
 /// One target.
 #[derive(Clone, Copy)]
@@ -56,10 +57,9 @@ const fn target(name: &'static str, run: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>>,
 }
 
 /// All targets.
-pub const ALL: [Target; 24] = [
+pub const ALL: [Target; 25] = [
     target("peer_stranger", peers::stranger, peers::stream_seeds, 256 * KIB),
-    // A known node is believed the length of a frame.
-    target("peer_stream", peers::stream, peers::stream_seeds, PEER_FRAME_BYTES_MAX + MIB),
+    target("peer_stream", peers::stream, peers::stream_seeds, MIB),
     target("peer_frame", peers::frame, peers::frame_seeds, 256 * KIB),
     target("peer_call", peers::call, peers::call_seeds, 256 * KIB),
     target("peer_hints", peers::hints, peers::hint_seeds, 256 * KIB),
@@ -82,6 +82,8 @@ pub const ALL: [Target; 24] = [
     target("api_worker", api::worker, api::worker_seeds, 64 * KIB),
     target("api_select", api::select, api::select_seeds, 512 * KIB),
     target("api_message", api::message, api::message_seeds, 64 * KIB),
+    // A message may hold bodies that its input only names.
+    target("api_call", api::call, api::call_seeds, 16 * MIB),
 ];
 
 /// The target of this name.

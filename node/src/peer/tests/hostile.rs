@@ -163,6 +163,30 @@ async fn a_node_that_dials_again_replaces_its_last_connection() {
 }
 
 #[tokio::test]
+async fn a_length_alone_takes_no_memory() {
+    let (mut far, near) = tokio::io::duplex(1 << 20);
+    let mut reader = FrameReader::new(near);
+    reader.trust();
+    far.write_all(&(PEER_FRAME_BYTES_MAX as u32).to_le_bytes()).await.unwrap();
+    far.write_all(&[7; 100_000]).await.unwrap();
+    assert!(futures::FutureExt::now_or_never(reader.next()).is_none());
+    assert!(reader.capacity() <= 4 * 100_000, "{} bytes are held for 100,004", reader.capacity());
+}
+
+#[tokio::test]
+async fn a_node_is_let_in_however_many_strangers_stay_silent() {
+    let (one, _three, address) = node().await;
+    let mut silent = Vec::new();
+    while one.peers.counts().turned_away < 10 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+        tokio::task::yield_now().await;
+    }
+    let known = tokio::spawn(say_as_node(address, &[]));
+    until(|| one.peers.counts().accepted == 2).await;
+    known.abort();
+}
+
+#[tokio::test]
 async fn only_so_many_may_stay_silent() {
     let (one, three, address) = node().await;
     let mut silent = Vec::new();
