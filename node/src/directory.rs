@@ -8,31 +8,62 @@ use crate::request::{MetaRequest, Request};
 use crate::store::state::StateStore;
 use crate::waiting::WaitRooms;
 use arc_swap::{ArcSwap, ArcSwapOption};
-use crossbeam::queue::{ArrayQueue, SegQueue};
+use crossbeam::queue::SegQueue;
 use crossbeam::sync::Unparker;
 use moso_queue::ReadyIndex;
 use moso_queue::meta::MetaView;
 use moso_queue::ready::Popped;
 use moso_queue::share::ShareOrder;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 use tokio::sync::Notify;
 
+/// Requests in the order in which they came, each with when. It takes memory as it fills: a node may have thousands of
+/// shards, and most of their inboxes are empty.
+struct Lane<R> {
+    queue: SegQueue<(R, Instant)>,
+    /// Those in it, and those about to be.
+    len: AtomicUsize,
+}
+
+impl<R> Lane<R> {
+    fn new() -> Self {
+        Lane { queue: SegQueue::new(), len: AtomicUsize::new(0) }
+    }
+
+    /// Adds a request, unless there are `most` already.
+    fn push(&self, request: R, most: usize) -> Result<(), R> {
+        if self.len.fetch_add(1, Ordering::Relaxed) >= most {
+            self.len.fetch_sub(1, Ordering::Relaxed);
+            return Err(request);
+        }
+        self.queue.push((request, Instant::now()));
+        Ok(())
+    }
+
+    fn pop(&self) -> Option<(R, Instant)> {
+        let request = self.queue.pop()?;
+        self.len.fetch_sub(1, Ordering::Relaxed);
+        Some(request)
+    }
+}
+
 /// Requests waiting at a shard. Full means "come back later" to the caller at once; for some it is full earlier.
 pub struct Inbox<R> {
-    /// Each with when it came.
-    queue: ArrayQueue<(R, Instant)>,
+    lane: Lane<R>,
     /// Of running jobs: they wait for no others.
-    urgent: ArrayQueue<(R, Instant)>,
+    urgent: Lane<R>,
+    /// Of each.
+    capacity: usize,
     unparker: Unparker,
 }
 
 impl<R> Inbox<R> {
     /// An inbox of this many requests, whose reader is woken by `unparker`.
     pub fn new(capacity: usize, unparker: Unparker) -> Self {
-        Inbox { queue: ArrayQueue::new(capacity), urgent: ArrayQueue::new(capacity), unparker }
+        Inbox { lane: Lane::new(), urgent: Lane::new(), capacity, unparker }
     }
 
     /// Leaves a request; it comes back if the inbox is full.
@@ -42,29 +73,26 @@ impl<R> Inbox<R> {
 
     /// Leaves a request, unless the inbox is filled to `percent`: room is kept for requests that matter more.
     pub fn send_within(&self, request: R, percent: usize) -> Result<(), R> {
-        if self.queue.len() * 100 >= self.queue.capacity() * percent {
-            return Err(request);
-        }
-        self.queue.push((request, Instant::now())).map_err(|(request, _)| request)?;
+        self.lane.push(request, (self.capacity * percent).div_ceil(100))?;
         self.unparker.unpark();
         Ok(())
     }
 
     /// Leaves a request that is taken before all others.
     pub fn send_urgent(&self, request: R) -> Result<(), R> {
-        self.urgent.push((request, Instant::now())).map_err(|(request, _)| request)?;
+        self.urgent.push(request, self.capacity)?;
         self.unparker.unpark();
         Ok(())
     }
 
     /// Takes the oldest request, an urgent one if there is any, and when it came.
     pub fn take(&self) -> Option<(R, Instant)> {
-        self.urgent.pop().or_else(|| self.queue.pop())
+        self.urgent.pop().or_else(|| self.lane.pop())
     }
 
     /// Nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.urgent.is_empty() && self.queue.is_empty()
+        self.urgent.queue.is_empty() && self.lane.queue.is_empty()
     }
 
     /// Wakes the reader.
