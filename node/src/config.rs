@@ -161,7 +161,7 @@ impl Default for Config {
             api_connections: 12_000,
             address_connections: 2_048,
             http_connections: 256,
-            api_memory_mib: 512,
+            api_memory_mib: 1_024,
             raft_tick_ms: 100,
             election_ticks: 20,
             heartbeat_ticks: 3,

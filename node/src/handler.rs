@@ -13,6 +13,7 @@ use crate::snapshot::receiver::Receiver;
 use bytes::Bytes;
 use moso_proto::{Code, v1};
 use moso_queue::Command;
+use moso_queue::command::is_submission;
 use moso_shard::wire;
 use prost::Message as _;
 use std::future::Future;
@@ -81,6 +82,16 @@ impl PeerHandler for Handler {
                 Err(fault) => (FAULT, pack(&fault)),
             }
         })
+    }
+
+    /// As in a shard's inbox: a submission that waits for its shard must not keep a running job's heartbeat or result.
+    fn calls_percent(&self, kind: u8, body: &Bytes) -> usize {
+        match kind {
+            call::COMMAND if is_submission(body) => 50,
+            call::LEASE => 70,
+            call::QUERY | call::META_QUERY => 85,
+            _ => 100,
+        }
     }
 
     fn hints(&self, from: u32, body: Bytes) {

@@ -71,9 +71,11 @@ pub const RESULTS_BYTES_MAX: usize = MIB;
 /// requests in the inboxes, what RocksDB holds beside its caches.
 pub const BASE_BYTES: usize = 256 * MIB;
 /// What a connection takes with its buffers, bytes; measured with 10,000 that submit.
-pub const CONNECTION_BYTES: usize = 64 * KIB;
-/// What a stream of a session or of submissions takes at rest, bytes.
-pub const STREAM_BYTES: usize = 12 * KIB;
+pub const CONNECTION_BYTES: usize = 128 * KIB;
+/// What a stream of a session or of submissions takes at rest, bytes; measured with 5,000.
+pub const STREAM_BYTES: usize = 32 * KIB;
+/// What a call takes beside what it says, bytes; measured with as many as connections take.
+pub const CALL_BYTES: usize = 10 * KIB;
 /// What a question and its answer take, bytes: a job with its log.
 pub const QUESTION_BYTES: usize = 16 * KIB;
 /// What a listing takes, bytes: a page of 4 MiB, as it is read and as it is written.

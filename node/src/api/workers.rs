@@ -58,6 +58,8 @@ struct UnderWay {
     bytes: usize,
     /// For them, as they came and as commands.
     held: Held,
+    /// For what the worker may send while nothing is read from it.
+    window: Held,
 }
 
 /// A frame to a worker, and the memory for it.
@@ -80,6 +82,15 @@ impl UnderWay {
         self.held.set(&gate.memory, 2 * self.bytes, share::RUNNING)
             && self.parts.len() < FRAMES_MAX
             && self.bytes < FRAMES_BYTES
+    }
+
+    /// Keeps memory for what comes while nothing is read. Where there is none the session ends; the worker comes back.
+    fn keep_window(&mut self, unread: bool, gate: &Gate) -> Result<(), Fault> {
+        let bytes = if unread { STREAM_WINDOW_BYTES as usize } else { 0 };
+        match self.window.set(&gate.memory, bytes, share::RUNNING) {
+            true => Ok(()),
+            false => Err(gate.refuse(Reason::Memory)),
+        }
     }
 }
 
@@ -246,6 +257,7 @@ impl Session {
             let mut out = v1::NodeFrame::default();
             let mut undelivered = Vec::new();
             let room = reading && parts.has_room(&self.api.gate);
+            parts.keep_window(reading && !room, &self.api.gate)?;
             tokio::select! {
                 // The worker has gone; what is under way comes to its end by itself, or is repeated.
                 () = send.closed() => return Ok(()),

@@ -5,7 +5,7 @@ use super::framing::Framing;
 use super::line::{Line, time_for};
 use super::{Gate, Held, Reason, share};
 use crate::api::status_of;
-use crate::limits::{LIST_BYTES, QUESTION_BYTES, STREAM_BYTES};
+use crate::limits::{CALL_BYTES, LIST_BYTES, QUESTION_BYTES, STREAM_BYTES};
 use http_body::{Frame, SizeHint};
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::BoxFuture;
-use tonic::codegen::http::{Request, Response};
+use tonic::codegen::http::{HeaderMap, Request, Response};
 use tower::{Layer, Service};
 
 /// What a call is, as far as its admission goes.
@@ -34,7 +34,7 @@ impl Kind {
     fn of(path: &str) -> Kind {
         let question = Kind { share: share::READS, bytes: QUESTION_BYTES, stream: false, submits: false };
         match path.rsplit('/').next().unwrap_or_default() {
-            "Submit" => Kind { share: share::SUBMISSIONS, bytes: 0, submits: true, ..question },
+            "Submit" => Kind { share: share::SUBMISSIONS, bytes: CALL_BYTES, submits: true, ..question },
             "SubmitStream" => Kind { share: share::SUBMISSIONS, bytes: STREAM_BYTES, stream: true, ..question },
             "Session" => Kind { share: share::RUNNING, bytes: STREAM_BYTES, stream: true, ..question },
             "ListJobs" | "ListTasks" | "ListObjects" | "History" | "Cluster" => {
@@ -88,7 +88,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let kind = Kind::of(request.uri().path());
+        let mut kind = Kind::of(request.uri().path());
+        // A call that sends its head and nothing more keeps it all the same.
+        kind.bytes += head_bytes(request.headers());
         let line = request.extensions().get::<Arc<Line>>().cloned();
         let number = line.as_ref().map_or(0, |line| line.begin());
         let call = Call { gate: self.gate.clone(), line, number, held: Mutex::default() };
@@ -107,6 +109,10 @@ where
         let answer = self.inner.call(request);
         Box::pin(async move { Ok(answer.await?.map(|body| Body::new(Answered { body, call }))) })
     }
+}
+
+fn head_bytes(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
 /// A call under way: what it holds, for as long as its body or its reply is there. A service finds it in the request's

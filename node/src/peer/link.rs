@@ -122,7 +122,7 @@ impl Link {
         let (sender, answer) = oneshot::channel();
         {
             let mut calls = self.calls();
-            if calls.len() >= PEER_CALLS_MAX {
+            if calls.len() * 100 >= PEER_CALLS_MAX * self.shared.handler.calls_percent(kind, &body) {
                 return Err(CallError::Busy);
             }
             calls.insert(id, sender);

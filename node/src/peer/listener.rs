@@ -129,7 +129,9 @@ async fn receive(
             Frame::Hints(body) => shared.handler.hints(from, body),
             // One that does not fit is missed by nobody: the connection is anything but silent.
             Frame::Ping => drop(answers.try_send(Frame::Pong)),
-            Frame::Call { id, .. } if calls.len() >= PEER_CALLS_MAX => {
+            Frame::Call { id, kind, ref body, .. }
+                if calls.len() * 100 >= PEER_CALLS_MAX * shared.handler.calls_percent(kind, body) =>
+            {
                 shared.counts.calls_refused();
                 // If even this does not fit, the caller's time-out tells.
                 drop(answers.try_send(Frame::Answer { id, status: ANSWER_BUSY, body: Bytes::new() }));

@@ -66,6 +66,11 @@ pub trait PeerHandler: Send + Sync {
     fn raft(&self, from: u32, messages: Vec<(u16, Bytes)>);
     /// A call. The future is dropped when the connection is lost.
     fn call(&self, from: u32, shard: u16, kind: u8, body: Bytes) -> Answer;
+    /// Part of the calls under way, asked of a node and asked by one, that may be taken when this call comes, percent: room
+    /// is kept for calls that matter more.
+    fn calls_percent(&self, _kind: u8, _body: &Bytes) -> usize {
+        100
+    }
     /// Hints about the other node's shards.
     fn hints(&self, from: u32, body: Bytes);
     /// The connection to `node` was lost, and all that waited to be sent.

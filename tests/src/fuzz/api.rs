@@ -24,7 +24,8 @@ const SHARDS: u16 = 6;
 fn fault<T>(outcome: Result<T, Fault>) -> Option<T> {
     result(outcome.map_err(|fault| {
         assert!(!fault.message.is_empty(), "a refusal says why");
-        fault.message
+        // Not what it is about.
+        fault.message.split('"').next().unwrap_or_default().to_owned()
     }))
 }
 

@@ -95,6 +95,25 @@ async fn too_many_calls_are_busy_and_the_others_go_on() {
 }
 
 #[tokio::test]
+async fn calls_that_matter_more_find_room_beside_those_that_wait() {
+    let (one, two) = pair().await;
+    let mut hanging = tokio::task::JoinSet::new();
+    for _ in 0..PEER_CALLS_MAX / 2 {
+        let peers = one.peers.clone();
+        hanging.spawn(async move { peers.call(2, 5, HANG_LOW, Bytes::new(), LONG).await });
+    }
+    let begun = two.recorder.begun.acquire_many(PEER_CALLS_MAX as u32 / 2).await.unwrap();
+    assert_eq!(one.peers.call(2, 5, HANG_LOW, Bytes::new(), LONG).await, Err(CallError::Busy));
+    assert_eq!(one.peers.call(2, 5, REVERSE, body(b"abc"), LONG).await, Ok(body(b"cba")));
+    drop(begun);
+    hanging.shutdown().await;
+    // There they still run.
+    assert_eq!(one.peers.call(2, 5, HANG_LOW, Bytes::new(), LONG).await, Err(CallError::Busy));
+    assert_eq!(one.peers.call(2, 5, REVERSE, body(b"abc"), LONG).await, Ok(body(b"cba")));
+    assert_eq!(two.peers.counts().calls_refused, 1);
+}
+
+#[tokio::test]
 async fn a_node_that_comes_back_is_connected_again() {
     let ((one, at_one), (two, at_two)) = (listen().await, listen().await);
     let one = start(1, one, &[(2, at_two)]);
