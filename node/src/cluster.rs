@@ -2,14 +2,18 @@
 
 use crate::clock::Clock;
 use crate::directory::{Directory, ShardStatus};
+use crate::identity::Guard;
 use crate::peer::Peers;
 use crate::sessions::Sessions;
 use crate::usage;
-use moso_proto::view::{Cluster, NodeView, QueueView, ShardView};
+use moso_proto::view::{Cluster, NodeView, QueueView, Rejected, ShardView};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+/// Rejections shown of each node.
+const REJECTED_MAX: usize = 20;
 
 /// Gathers the view.
 pub struct ClusterInfo {
@@ -21,6 +25,8 @@ pub struct ClusterInfo {
     pub sessions: Arc<Sessions>,
     /// Data folder, for its free space.
     pub data: PathBuf,
+    /// Who was rejected.
+    pub guard: Arc<Guard>,
     /// Time since start.
     pub clock: Clock,
 }
@@ -95,7 +101,15 @@ impl ClusterInfo {
             nodes: self.nodes(),
             shards: self.shards(&statuses),
             queues: queues.collect(),
+            rejected: self.rejected(),
         }
+    }
+
+    /// The most frequent rejections of each node.
+    fn rejected(&self) -> Vec<Rejected> {
+        let mut rows = self.guard.rejections().view(self.directory.node);
+        rows.truncate(REJECTED_MAX);
+        rows
     }
 
     fn nodes(&self) -> Vec<NodeView> {

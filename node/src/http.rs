@@ -2,12 +2,17 @@
 
 use crate::cluster::ClusterInfo;
 use crate::directory::ShardStatus;
+use crate::identity::Guard;
+use crate::request::Fault;
+use crate::tls::{Caller, Counts};
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
+use moso_proto::Code;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,18 +21,63 @@ use std::sync::atomic::Ordering;
 pub struct HttpState {
     /// The cluster.
     pub info: Arc<ClusterInfo>,
+    /// Who may.
+    pub guard: Arc<Guard>,
+    /// What came of connections.
+    pub counts: Arc<Counts>,
     /// Metrics.
     pub metrics: PrometheusHandle,
 }
 
-/// The routes.
+/// The routes. Whether a node is well may be asked by anybody, the rest by those who say who they are.
 pub fn routes(state: HttpState) -> Router {
+    let known = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/v1/cluster", get(cluster))
+        .route_layer(from_fn_with_state(state.guard.clone(), identify));
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .route("/v1/cluster", get(cluster))
+        .merge(known)
         .with_state(state)
+}
+
+/// Finds out who calls, for all that is served behind it: handlers find an `Extension<Arc<Principal>>`. Others are
+/// answered with 401 or 403, and told why.
+pub async fn identify(
+    State(guard): State<Arc<Guard>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let authorization = request.headers().get(header::AUTHORIZATION);
+    let authorization = authorization.map(|value| value.to_str().unwrap_or_default());
+    match guard.identify(authorization, Some(&caller)) {
+        Ok(principal) => {
+            request.extensions_mut().insert(principal);
+            next.run(request).await
+        }
+        Err(fault) => refusal(&fault),
+    }
+}
+
+/// The answer to a call that is refused.
+pub fn refusal(fault: &Fault) -> Response {
+    let status = match fault.code {
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::Forbidden => StatusCode::FORBIDDEN,
+        Code::Busy => StatusCode::TOO_MANY_REQUESTS,
+        Code::Unavailable | Code::NotLeader | Code::Timeout => StatusCode::SERVICE_UNAVAILABLE,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    let mut response = (status, format!("{}\n", fault.message)).into_response();
+    if fault.retry_after_ms > 0 {
+        let seconds = HeaderValue::from(fault.retry_after_ms.div_ceil(1_000));
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    }
+    response
 }
 
 async fn ready(State(state): State<HttpState>) -> Response {
@@ -52,8 +102,13 @@ async fn metrics(State(state): State<HttpState>) -> Response {
         ("moso_results_accepted_total", &counters.accepted),
         ("moso_results_refused_total", &counters.refused),
         ("moso_requests_shed_total", &counters.shed),
+        ("moso_greetings_failed_total", &state.counts.failed),
+        ("moso_greetings_slow_total", &state.counts.slow),
     ] {
         metrics::counter!(name).absolute(counter.load(Ordering::Relaxed));
+    }
+    for row in state.guard.rejections().view(directory.node) {
+        metrics::counter!("moso_calls_rejected_total", "reason" => row.reason, "user" => row.user).absolute(row.count);
     }
     for (name, value) in [
         ("moso_rss_bytes", own.rss_bytes),

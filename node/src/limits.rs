@@ -66,3 +66,8 @@ const _: () = {
 
 /// Bytes of results in one command: a worker's frame may hold more, and is split.
 pub const RESULTS_BYTES_MAX: usize = MIB;
+
+/// Tokens remembered as good: some 200 B each, one for each user and each pilot.
+pub const TOKENS_CACHED_MAX: usize = 50_000;
+/// Issuers of tokens that a cluster trusts.
+pub const TOKEN_ISSUERS_MAX: usize = 32;

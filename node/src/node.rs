@@ -1,6 +1,7 @@
 //! A node put together: folder, stores, reactors, log writer, peers, services; and taken apart again.
 
 use crate::api::admin::AdminApi;
+use crate::api::caller::identify;
 use crate::api::jobs::JobsApi;
 use crate::api::workers::WorkersApi;
 use crate::backup::serve::{BackupSource, BackupsApi};
@@ -14,6 +15,7 @@ use crate::dispatch::Dispatcher;
 use crate::error::Error;
 use crate::handler::{Handler, Served};
 use crate::http::{self, HttpState};
+use crate::identity::{AuditTrail, Guard, Security, audit};
 use crate::log_writer::LogWriter;
 use crate::meta_group::publish;
 use crate::open;
@@ -27,6 +29,7 @@ use crate::sessions::Sessions;
 use crate::snapshot::receiver::Receiver;
 use crate::snapshot::sender::Sender;
 use crate::store::{self, DataFolder, LogOptions, SegmentLog, SharedOptions, SharedRocks};
+use crate::tls::{self, Caller, Counts, Incoming, Port, Tls};
 use crate::upkeep::{Flusher, Upkeep};
 use crossbeam::sync::Parker;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -43,6 +46,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tonic::service::InterceptorLayer;
 
 /// Requests waiting at a shard: a second's worth of single calls.
 pub const INBOX: usize = 8_192;
@@ -59,6 +63,7 @@ const STREAMS_MAX: u32 = 4_096;
 /// The configuration, the folder or the ports do not allow it, or the node met an error after which it must not go on.
 pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Output = ()>) -> Result<(), Error> {
     let clock = Clock::default();
+    let security = Security::open(&config)?.map(Arc::new);
     let folder = DataFolder::open(&config.data, &config.cluster, config.node)?;
     let listeners = Listeners::bind(&config).await?;
     let built = build(&config, &folder, clock)?;
@@ -66,15 +71,21 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let sessions = Arc::new(Sessions::default());
     let served = Arc::new(OnceLock::new());
     let handler = Handler { mailboxes: mailboxes.clone(), sessions: sessions.clone(), served: served.clone() };
-    let peers = Arc::new(Peers::start(peer_config(&config, &folder, listeners.peer)?, Arc::new(handler)));
+    let tls = security.as_ref().map(|security| security.tls.clone());
+    let peer_config = peer_config(&config, &folder, listeners.peer, tls.clone())?;
+    let peers = Arc::new(Peers::start(peer_config, Arc::new(handler)));
+    let (trail, audited) = AuditTrail::new();
+    let guard = Arc::new(Guard::new(security.clone(), directory.clone(), clock, trail));
     let outbound = Outbound::new(peers.clone(), sessions.clone());
     let router = Arc::new(Router::new(directory.clone(), peers.clone()));
+    let audit = tokio::spawn(audit::run(audited, router.clone()));
     let dispatcher = Arc::new(Dispatcher::new(router.clone()));
     let info = Arc::new(ClusterInfo {
         directory: directory.clone(),
         peers: peers.clone(),
         sessions: sessions.clone(),
         data: config.data.clone(),
+        guard: guard.clone(),
         clock,
     });
     let shared = built.shared.clone();
@@ -86,6 +97,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
         data: config.data.clone(),
         shared: shared.clone(),
         clock,
+        guard: guard.clone(),
         mib_per_s: config.snapshot_mib_per_s,
     });
     let residents = Residents {
@@ -106,14 +118,19 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let hints = tokio::spawn(crate::hints::run(directory.clone(), peers.clone(), move || hints_info.own()));
     let placement = tokio::spawn(crate::placement::run(Arc::new(residents), router.clone(), failed.clone()));
     let (stopping, _) = watch::channel(false);
-    let http_state = HttpState { info: info.clone(), metrics };
+    let refresh = tokio::spawn(refresh(security));
+    let counts = Arc::new(Counts::default());
+    let http_state = HttpState { info: info.clone(), guard: guard.clone(), counts: counts.clone(), metrics };
     let mut http_stop = stopping.subscribe();
+    let http_lines = Incoming::start(listeners.http, tls.clone(), Port::Http, counts.clone());
     let http = tokio::spawn(async move {
         let stopped = async move { drop(http_stop.wait_for(|s| *s).await) };
-        axum::serve(listeners.http, http::routes(http_state)).with_graceful_shutdown(stopped).await
+        let routes = http::routes(http_state).into_make_service_with_connect_info::<Caller>();
+        axum::serve(http_lines, routes).with_graceful_shutdown(stopped).await
     });
-    let services = Services { router, dispatcher, sessions: sessions.clone(), info, backups };
-    let api = tokio::spawn(serve_api(listeners.api, services, clock, stopping.subscribe()));
+    let services = Services { router, dispatcher, sessions: sessions.clone(), info, backups, guard };
+    let api_lines = Incoming::start(listeners.api, tls, Port::Api, counts);
+    let api = tokio::spawn(serve_api(api_lines, services, clock, stopping.subscribe()));
     tracing::info!(node = config.node, api = %config.api, peer = %config.peer, http = %config.http, "started");
 
     let mut failed_now = false;
@@ -131,6 +148,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let _ = stopping.send(true);
     hints.abort();
     placement.abort();
+    refresh.abort();
+    audit.abort();
     let _ = tokio::time::timeout(DRAIN, api).await;
     let _ = tokio::time::timeout(DRAIN, http).await;
     disk.stop();
@@ -225,7 +244,12 @@ impl Listeners {
     }
 }
 
-fn peer_config(config: &Config, folder: &DataFolder, listen: TcpListener) -> Result<PeerConfig, Error> {
+fn peer_config(
+    config: &Config,
+    folder: &DataFolder,
+    listen: TcpListener,
+    tls: Option<Arc<Tls>>,
+) -> Result<PeerConfig, Error> {
     let peers = config.members.iter().filter(|m| m.node != config.node).map(|m| (m.node, m.peer.clone())).collect();
     Ok(PeerConfig {
         cluster: config.cluster.clone(),
@@ -233,6 +257,7 @@ fn peer_config(config: &Config, folder: &DataFolder, listen: TcpListener) -> Res
         store: folder.identity().store,
         seen: Arc::new(folder.seen()?),
         listen,
+        tls,
         peers,
     })
 }
@@ -380,33 +405,43 @@ struct Services {
     sessions: Arc<Sessions>,
     info: Arc<ClusterInfo>,
     backups: BackupsApi,
+    guard: Arc<Guard>,
+}
+
+/// Looks at the files of keys and certificates for as long as the node runs.
+async fn refresh(security: Option<Arc<Security>>) {
+    while let Some(security) = security.clone() {
+        tokio::time::sleep(tls::LOOK_EVERY).await;
+        // Reads files.
+        let _ = tokio::task::spawn_blocking(move || security.refresh()).await;
+    }
 }
 
 async fn serve_api(
-    listener: TcpListener,
+    lines: Incoming,
     services: Services,
     clock: Clock,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
-    let Services { router, dispatcher, sessions, info, backups } = services;
-    let jobs = JobsServer::new(JobsApi::new(router.clone(), clock, stopping.clone()))
+    let Services { router, dispatcher, sessions, info, backups, guard } = services;
+    let jobs = JobsServer::new(JobsApi::new(router.clone(), guard.clone(), clock, stopping.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX * 2);
-    let workers = WorkersServer::new(WorkersApi::new(router.clone(), dispatcher, sessions))
+    let workers = WorkersServer::new(WorkersApi::new(router.clone(), guard.clone(), dispatcher, sessions))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX * 2);
-    let admin = AdminServer::new(AdminApi::new(router, info));
-    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    let admin = AdminServer::new(AdminApi::new(router, guard.clone(), info));
     tonic::transport::Server::builder()
         .max_concurrent_streams(Some(STREAMS_MAX))
         .initial_stream_window_size(Some(2 << 20))
         .initial_connection_window_size(Some(8 << 20))
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .layer(InterceptorLayer::new(move |request| identify(&guard, request)))
         .add_service(jobs)
         .add_service(workers)
         .add_service(admin)
         .add_service(BackupsServer::new(backups))
-        .serve_with_incoming_shutdown(incoming, async move { drop(stopping.wait_for(|s| *s).await) })
+        .serve_with_incoming_shutdown(lines, async move { drop(stopping.wait_for(|s| *s).await) })
         .await
 }

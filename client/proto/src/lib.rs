@@ -1,19 +1,24 @@
 //! The public words of moso: identifiers, job states, error codes, the operator's objects and the gRPC messages.
 //!
 //! Without features this crate is pure types; `messages` adds the protobuf messages, `client` and `server` the
-//! tonic stubs.
+//! tonic stubs, `tokens` the making and checking of tokens.
 
 pub mod backup;
 pub mod code;
+pub mod grant;
 pub mod id;
 pub mod object;
+pub mod secret;
 pub mod setting;
 pub mod shards;
 pub mod state;
+#[cfg(feature = "tokens")]
+pub mod token;
 pub mod view;
 
 pub use code::Code;
 pub use id::{JobId, ShardId, TaskId};
+pub use secret::Secret;
 pub use state::{JobState, TaskState};
 
 /// Messages and service stubs generated from `proto/*.proto`; the comments there are the API's reference.

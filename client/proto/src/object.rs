@@ -100,6 +100,23 @@ pub struct User {
     pub max_running: u64,
     /// Submissions are refused.
     pub banned: bool,
+    /// All calls are refused, whatever shows who he is.
+    #[serde(skip_serializing_if = "is_default")]
+    pub locked: bool,
+    /// Tokens made before this time are refused, Unix s: to revoke those that were lost. 0: none.
+    #[serde(skip_serializing_if = "is_default")]
+    pub tokens_from_s: u64,
+    /// Calls a second at each node; 0: no bound. What travels on a stream counts as one.
+    #[serde(skip_serializing_if = "is_default")]
+    pub calls_per_s: u32,
+    /// Jobs submitted a second at each node; 0: no bound. Twice as many may come at once.
+    #[serde(skip_serializing_if = "is_default")]
+    pub jobs_per_s: u32,
+}
+
+/// Fields that came later are not written unless they are used, so that objects made before stay as they are.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What happens when a time-out is reached.

@@ -100,8 +100,27 @@ pub const MOVES_MAX: Schema = Schema {
     doc: "shards whose replicas change at a time; each copies its state to another node",
 };
 
+/// Entries of the audit log.
+pub const AUDIT_ENTRIES_MAX: Schema = Schema {
+    name: "audit_entries_max",
+    unit: "entries",
+    min: 100,
+    max: 100_000,
+    default: 10_000,
+    doc: "entries of the audit log that are kept; the oldest go first",
+};
+/// Days that entries of the audit log are kept.
+pub const AUDIT_DAYS: Schema = Schema {
+    name: "audit_days",
+    unit: "days",
+    min: 1,
+    max: 3650,
+    default: 365,
+    doc: "entries of the audit log are kept this long",
+};
+
 /// All settings.
-pub const ALL: [Schema; 9] = [
+pub const ALL: [Schema; 11] = [
     SLOPPY_DISPATCH_PERCENT,
     BODY_BYTES_MAX,
     ARCHIVE_DAYS,
@@ -111,6 +130,8 @@ pub const ALL: [Schema; 9] = [
     REPLICAS,
     REBALANCE,
     MOVES_MAX,
+    AUDIT_ENTRIES_MAX,
+    AUDIT_DAYS,
 ];
 
 /// The setting of this name.

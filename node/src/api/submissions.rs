@@ -4,10 +4,12 @@
 use super::frames::fault_of;
 use super::jobs::JobsApi;
 use super::{invalid, status};
+use crate::identity::Principal;
 use crate::request::Fault;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use moso_proto::v1;
+use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 
@@ -25,6 +27,7 @@ type Answers = mpsc::Sender<Result<v1::SubmitAnswers, Status>>;
 /// goes on at another node.
 pub async fn serve(
     api: JobsApi,
+    who: Arc<Principal>,
     mut inbound: Streaming<v1::SubmitFrame>,
     send: Answers,
     mut stopping: watch::Receiver<bool>,
@@ -45,7 +48,7 @@ pub async fn serve(
                 }
                 Ok(Some(frame)) => for submission in frame.submissions {
                     match under_way.len() < UNDER_WAY_MAX {
-                        true => under_way.push(answer(&api, submission)),
+                        true => under_way.push(answer(&api, &who, submission)),
                         false => out.answers.push(refused(&api, submission.number, api.full("submissions"))),
                     }
                 },
@@ -69,9 +72,14 @@ async fn stops(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
-async fn answer(api: &JobsApi, submission: v1::NumberedSubmission) -> v1::SubmitAnswer {
+async fn answer(api: &JobsApi, who: &Principal, submission: v1::NumberedSubmission) -> v1::SubmitAnswer {
     let number = submission.number;
-    match api.submit_request(submission.request.unwrap_or_default()).await {
+    let welcome = api.still_welcome(who);
+    let submitted = match welcome {
+        Ok(()) => api.submit_request(who, submission.request.unwrap_or_default()).await,
+        Err(fault) => Err(fault),
+    };
+    match submitted {
         Ok(reply) => v1::SubmitAnswer { number, reply: Some(reply), fault: None },
         Err(fault) => refused(api, number, fault),
     }

@@ -1,9 +1,11 @@
 //! Workers: one stream is one session. A frame may carry results, heartbeats and a lease request; what is ready at the
 //! same time goes back in one frame.
 
+use super::caller::caller;
 use super::frames::{fault_of, merge, push_into, read, refusal, settle, split, tobekilled};
 use super::{check, invalid, status};
 use crate::dispatch::{Ask, Cancel, Dispatcher, Leased};
+use crate::identity::{Guard, Principal};
 use crate::request::Fault;
 use crate::router::{HeartbeatCall, Router, unknown};
 use crate::sessions::{PUSHES, Push, STREAMS_MAX, Sessions};
@@ -78,14 +80,15 @@ impl UnderWay {
 #[derive(Clone)]
 pub struct WorkersApi {
     router: Arc<Router>,
+    guard: Arc<Guard>,
     dispatcher: Arc<Dispatcher>,
     sessions: Arc<Sessions>,
 }
 
 impl WorkersApi {
     /// Serves through `router` and `dispatcher`.
-    pub fn new(router: Arc<Router>, dispatcher: Arc<Dispatcher>, sessions: Arc<Sessions>) -> Self {
-        WorkersApi { router, dispatcher, sessions }
+    pub fn new(router: Arc<Router>, guard: Arc<Guard>, dispatcher: Arc<Dispatcher>, sessions: Arc<Sessions>) -> Self {
+        WorkersApi { router, guard, dispatcher, sessions }
     }
 }
 
@@ -97,13 +100,14 @@ impl Workers for WorkersApi {
         &self,
         request: Request<Streaming<v1::WorkerFrame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let who = caller(&request)?;
         let (send, frames) = mpsc::channel(SEND_QUEUE);
         let api = self.clone();
         let session = Arc::new(AtomicU64::new(0));
         let frames = Frames { frames, dispatcher: self.dispatcher.clone(), session: session.clone() };
         tokio::spawn(async move {
             let mut inbound = request.into_inner();
-            if let Err(fault) = api.serve(&mut inbound, &send, &session).await {
+            if let Err(fault) = api.serve(who, &mut inbound, &send, &session).await {
                 let _ = send.send(Err(status(fault, &api.router.directory.meta.load()))).await;
             }
         });
@@ -168,6 +172,7 @@ impl Drop for Frames {
 impl WorkersApi {
     async fn serve(
         &self,
+        who: Arc<Principal>,
         inbound: &mut Streaming<v1::WorkerFrame>,
         send: &mpsc::Sender<Result<v1::NodeFrame, Status>>,
         number: &AtomicU64,
@@ -177,22 +182,32 @@ impl WorkersApi {
         if hello.session == 0 {
             return Err(invalid("the session number must not be zero"));
         }
-        check::name("worker", &hello.worker)?;
-        number.store(hello.session, Ordering::Relaxed);
+        let name = match who.is_anyone() {
+            true => hello.worker,
+            false => format!("{}:{}", who.user, hello.worker),
+        };
+        let worker: Arc<str> = check::name("worker", &name)?.into();
+        // From here on the session's number is one that only this caller can have.
+        let (own, session_key) = self.guard.session(&who, hello.session, hello.key)?;
+        number.store(own, Ordering::Relaxed);
+        if session_key != 0 && send.send(Ok(v1::NodeFrame { session_key, ..v1::NodeFrame::default() })).await.is_err() {
+            return Ok(());
+        }
         let (pushes, mut pushed) = mpsc::channel(PUSHES);
-        let ticket = self.sessions.open(hello.session, pushes).ok_or_else(|| Fault {
+        let ticket = self.sessions.open(own, pushes).ok_or_else(|| Fault {
             retry_after_ms: 5_000,
             ..Fault::new(Code::Busy, format!("this node has {STREAMS_MAX} sessions already: go to another"))
         })?;
         let session = Session {
             api: self.clone(),
-            number: hello.session,
-            worker: hello.worker.as_str().into(),
+            number: own,
+            worker,
+            who,
             one_lease: Arc::default(),
             leasings: Arc::new(Semaphore::new(LEASINGS_MAX)),
         };
         let result = session.run(first, inbound, &mut pushed, send).await;
-        self.sessions.close(hello.session, ticket);
+        self.sessions.close(own, ticket);
         result
     }
 }
@@ -202,6 +217,7 @@ struct Session {
     api: WorkersApi,
     number: u64,
     worker: Arc<str>,
+    who: Arc<Principal>,
     /// Held by the lease request that is being answered: those that it replaces end before it begins.
     one_lease: Arc<Mutex<()>>,
     leasings: Arc<Semaphore>,
@@ -218,12 +234,15 @@ impl Session {
         let mut parts = UnderWay::default();
         let mut leasing: Option<Leasing> = None;
         let mut reading = self.take(first, &mut parts, &mut leasing)?;
+        let mut over = std::pin::pin!(self.api.guard.over(&self.who));
         loop {
             let mut out = v1::NodeFrame::default();
             let mut undelivered = Vec::new();
             tokio::select! {
                 // The worker has gone; what is under way comes to its end by itself, or is repeated.
                 () = send.closed() => return Ok(()),
+                // Whoever comes again shows that he still may.
+                () = &mut over => return Err(over_now()),
                 frame = inbound.message(), if reading && parts.has_room() => match frame {
                     Ok(Some(frame)) => reading = self.take(frame, &mut parts, &mut leasing)?,
                     Ok(None) => reading = false,
@@ -298,6 +317,7 @@ impl Session {
                 format!("at most {QUEUES_MAX} queues and {TAGS_MAX} tags in one lease request"),
             ));
         }
+        self.may_take(&request)?;
         let named: Vec<_> = request.queues.iter().map(|name| (kind::QUEUE, name.as_str())).collect();
         let meta = self.api.router.meta_with(&named).await?;
         let queue = |name: &String| meta.queue(name).map(|q| q.id).ok_or_else(|| unknown(kind::QUEUE, name));
@@ -324,6 +344,19 @@ impl Session {
             worker: self.worker.clone(),
             wait: Duration::from_millis(u64::from(request.wait_ms)).min(WAIT_MAX),
         })
+    }
+
+    /// Whether the caller may take jobs of the queues that he names.
+    fn may_take(&self, request: &v1::LeaseRequest) -> Result<(), Fault> {
+        let (guard, who) = (&self.api.guard, &self.who);
+        guard.still_welcome(who)?;
+        match request.queues.iter().find(|queue| !who.may_work(queue)) {
+            None => Ok(()),
+            Some(queue) => {
+                let text = format!("user {} may not take jobs of the queue {queue:?}", who.user);
+                Err(guard.forbid(who, "queue", text))
+            }
+        }
     }
 
     /// Leases in the background, so that what was leased is given back if nobody takes the answer.
@@ -441,6 +474,14 @@ impl Session {
             }
             v1::NodeFrame { results: Some(ack), ..v1::NodeFrame::default() }
         }))
+    }
+}
+
+/// Why a session ends whose token does not hold any more.
+fn over_now() -> Fault {
+    Fault {
+        retry_after_ms: 1,
+        ..Fault::new(Code::Unavailable, "the time of the token is over: come again with a new one")
     }
 }
 

@@ -35,8 +35,20 @@ const NUMBERS: [Number; 17] = [
     number("disk_stuck_ms", 100, 50_000, "ms"),
 ];
 
-const TEXTS: [&str; 5] = ["cluster", "data", "api", "peer", "http"];
-const SWITCHES: [&str; 2] = ["listen_anywhere", "join"];
+const TEXTS: [&str; 11] = [
+    "cluster",
+    "data",
+    "api",
+    "peer",
+    "http",
+    "tls_ca",
+    "tls_cert",
+    "tls_key",
+    "token_keys",
+    "token_issuers",
+    "session_keys",
+];
+const SWITCHES: [&str; 3] = ["listen_anywhere", "insecure", "join"];
 const MEMBERS: &str = "members";
 
 pub(super) fn is_text(key: &str) -> bool {

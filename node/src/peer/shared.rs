@@ -5,10 +5,12 @@ use super::counts::Counters;
 use super::frame::{Greeting, PROTOCOL};
 use crate::limits::{PEER_HEARD_WITHIN, PEER_REFUSALS_LOGGED_MAX};
 use crate::store::{Seen, StoreId};
+use crate::tls::{Line, Tls};
 use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -20,6 +22,7 @@ pub(super) struct Shared {
     node: u32,
     store: StoreId,
     seen: Arc<Seen>,
+    tls: Option<Arc<Tls>>,
     started: Instant,
     /// When each known node was last heard from: ms since the start and 1; 0: never.
     heard: ArcSwap<BTreeMap<u32, Arc<AtomicU64>>>,
@@ -35,6 +38,7 @@ impl Shared {
         node: u32,
         store: StoreId,
         seen: Arc<Seen>,
+        tls: Option<Arc<Tls>>,
         handler: Arc<dyn PeerHandler>,
     ) -> Shared {
         Shared {
@@ -44,10 +48,28 @@ impl Shared {
             node,
             store,
             seen,
+            tls,
             started: Instant::now(),
             heard: ArcSwap::default(),
             connections: Mutex::default(),
             logged: Mutex::default(),
+        }
+    }
+
+    /// Makes a connection that was accepted one between nodes. With it the number that the other side's certificate names;
+    /// `None`: nobody is asked for one.
+    pub(super) async fn let_in(&self, stream: TcpStream) -> Result<(Option<u32>, Line), String> {
+        match &self.tls {
+            Some(tls) => tls.accept_peer(stream).await.map(|(node, line)| (Some(node), line)),
+            None => Ok((None, Line::plain(stream))),
+        }
+    }
+
+    /// As [`Shared::let_in`], for a connection that was dialled.
+    pub(super) async fn reach(&self, stream: TcpStream) -> Result<(Option<u32>, Line), String> {
+        match &self.tls {
+            Some(tls) => tls.connect_peer(stream).await.map(|(node, line)| (Some(node), line)),
+            None => Ok((None, Line::plain(stream))),
         }
     }
 

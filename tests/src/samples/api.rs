@@ -260,7 +260,7 @@ fn worker_frame() -> v1::WorkerFrame {
         settled_request: 8,
     };
     v1::WorkerFrame {
-        hello: Some(v1::Hello { session: 77, worker: "node-1/slot-3".into() }),
+        hello: Some(v1::Hello { session: 77, worker: "node-1/slot-3".into(), key: 0 }),
         results: vec![result],
         heartbeat: Some(heartbeat),
         lease: Some(lease),
@@ -290,6 +290,7 @@ fn node_frame() -> v1::NodeFrame {
         commands: vec![v1::JobCommand { job_id: ID + 1, attempt: 2, command: v1::CommandKind::Tobekilled as i32 }],
         drain: true,
         fault: Some(fault()),
+        session_key: 0,
     }
 }
 
