@@ -12,9 +12,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Rejections shown of each node.
-const REJECTED_MAX: usize = 20;
-
 /// Gathers the view.
 pub struct ClusterInfo {
     /// Shared state.
@@ -107,9 +104,8 @@ impl ClusterInfo {
 
     /// The most frequent rejections of each node.
     fn rejected(&self) -> Vec<Rejected> {
-        let mut rows = self.guard.rejections().view(self.directory.node);
-        rows.truncate(REJECTED_MAX);
-        rows
+        let meta = self.directory.meta.load();
+        self.guard.rejections().everywhere(self.directory.node, |node| meta.node(node).is_some())
     }
 
     fn nodes(&self) -> Vec<NodeView> {

@@ -90,7 +90,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     });
     let shared = built.shared.clone();
     let receiver = Arc::new(Receiver::new(config.data.clone(), mailboxes.clone(), shared.clone()));
-    let _ = served.set(Served { router: router.clone(), dispatcher: dispatcher.clone(), receiver });
+    let _ =
+        served.set(Served { router: router.clone(), dispatcher: dispatcher.clone(), receiver, guard: guard.clone() });
     let backups = BackupsApi::new(BackupSource {
         router: router.clone(),
         mailboxes: mailboxes.clone(),
@@ -116,6 +117,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
 
     let hints_info = info.clone();
     let hints = tokio::spawn(crate::hints::run(directory.clone(), peers.clone(), move || hints_info.own()));
+    let rejected = tokio::spawn(crate::hints::tell_rejected(directory.clone(), peers.clone(), guard.clone()));
     let placement = tokio::spawn(crate::placement::run(Arc::new(residents), router.clone(), failed.clone()));
     let (stopping, _) = watch::channel(false);
     let refresh = tokio::spawn(refresh(security));
@@ -150,6 +152,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     placement.abort();
     refresh.abort();
     audit.abort();
+    rejected.abort();
     let _ = tokio::time::timeout(DRAIN, api).await;
     let _ = tokio::time::timeout(DRAIN, http).await;
     disk.stop();

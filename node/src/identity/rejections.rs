@@ -11,10 +11,15 @@ const NAME_BYTES_MAX: usize = 64;
 /// Users beyond those that are counted by name.
 const OTHERS: &str = "(others)";
 
-/// Counts since the start.
+/// Rows shown of each node.
+const ROWS_MAX: usize = 20;
+
+/// Counts since the start, and what other nodes told of theirs.
 #[derive(Debug, Default)]
 pub struct Rejections {
     counts: Mutex<BTreeMap<(&'static str, String), u64>>,
+    /// By node; nodes are those that were let in.
+    others: Mutex<BTreeMap<u32, Vec<Rejected>>>,
 }
 
 impl Rejections {
@@ -31,6 +36,33 @@ impl Rejections {
             name = OTHERS.to_owned();
         }
         *counts.entry((reason, name)).or_default() += 1;
+    }
+
+    /// The most frequent of this `node`.
+    pub fn top(&self, node: u32) -> Vec<Rejected> {
+        let mut rows = self.view(node);
+        rows.truncate(ROWS_MAX);
+        rows
+    }
+
+    /// Another node told its most frequent ones.
+    pub fn heard(&self, from: u32, mut rows: Vec<Rejected>) {
+        rows.truncate(ROWS_MAX);
+        for row in &mut rows {
+            row.node = from;
+            for text in [&mut row.user, &mut row.reason] {
+                text.truncate(text.floor_char_boundary(NAME_BYTES_MAX));
+            }
+        }
+        self.others.lock().expect("no thread panics while it holds this lock").insert(from, rows);
+    }
+
+    /// The most frequent of this `node`, and what the `others` told.
+    pub fn everywhere(&self, node: u32, others: impl Fn(u32) -> bool) -> Vec<Rejected> {
+        let mut rows = self.top(node);
+        let told = self.others.lock().expect("no thread panics while it holds this lock");
+        rows.extend(told.iter().filter(|(from, _)| others(**from)).flat_map(|(_, rows)| rows.iter().cloned()));
+        rows
     }
 
     /// All counts of this `node`, the largest first.

@@ -77,6 +77,16 @@ messages! {
         expected_version: Some(0),
         author: "ops".into(),
     };
+    "AuditRequest" AuditRequest v1::AuditRequest { since_ms: 7, user: "olga".into(), before: 9, limit: 50 };
+    "AuditList" AuditList v1::AuditList { entries: vec![v1::AuditEntry {
+        seq: 8,
+        time_ms: 1_700_000_000_000,
+        actor: "olga".into(),
+        action: "kill".into(),
+        target: "task 7".into(),
+        outcome: "3 of 4 changed, 3 of others".into(),
+        node: 2,
+    }] };
     "ClusterRequest" ClusterRequest v1::ClusterRequest { local: true };
     "ClusterReply" ClusterReply v1::ClusterReply { json: "{}".into() };
 }
