@@ -189,6 +189,8 @@ fn certified(cluster: &Cluster, cert: PathBuf, key: PathBuf) -> ClientOptions {
 async fn old_versions_of_tls_and_other_protocols_are_refused() {
     let cluster = secure().await;
     for port in [cluster.nodes.addrs(), cluster.nodes.http_addrs()].concat() {
+        // The same words are answered in a version that is allowed.
+        assert_eq!(raw::answer_to(&port, &raw::client_hello(3, 3)).await, raw::Answer::Hello, "TLS 1.2 at {port}");
         assert_eq!(raw::answer_to(&port, &raw::client_hello(3, 2)).await, raw::Answer::Alert(70), "TLS 1.1 at {port}");
         assert_eq!(raw::answer_to(&port, &raw::client_hello(3, 0)).await, raw::Answer::Alert(70), "SSL 3 at {port}");
         let plain = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -295,6 +297,10 @@ async fn a_worker_holds_what_is_his_alone() {
     let good = token(&cluster, "pilot", &[], &["worker:Q"]);
     let evil = token(&cluster, "thief", &[], &["worker:OTHER", "worker:Q"]);
     const SESSION: u64 = 4_711;
+    // Naming the task is no way into its queue.
+    let task = anna.job(job).await.unwrap().task_id;
+    let mut other = Worker::open(&cluster, &token(&cluster, "other", &[], &["worker:OTHER"]), hello(6, 0)).await;
+    assert!(other.lease_of(&["OTHER"], task).await.leases.is_empty());
     let mut pilot = Worker::open(&cluster, &good, hello(SESSION, 0)).await;
     let key = pilot.frame(|frame| frame.session_key != 0).await.session_key;
     let lease = pilot.lease(&["Q"]).await.leases.remove(0);
@@ -397,7 +403,9 @@ async fn certificates_and_tokens_are_renewed_without_a_restart() {
     // A client whose token is in a file goes on with a new one.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
-    std::fs::write(&file, token(&cluster, "anna", &[], &["submitter"])).unwrap();
+    // Submissions share a stream: it ends with the token with which it was opened.
+    let short = authority(&cluster).token(grants("anna", &[], &["submitter"]), Duration::from_secs(15)).unwrap();
+    std::fs::write(&file, short).unwrap();
     let by_file = ClientOptions { token: Some(Token::File(file.clone())), ..options(&cluster, None) };
     let anna = Client::connect_with(cluster.nodes.addrs(), by_file).await.unwrap();
     cluster.queue("Q").await;

@@ -30,3 +30,11 @@ pub fn caller<T>(request: &Request<T>) -> Result<Arc<Principal>, Status> {
     let unknown = || status(Fault::new(Code::Unauthenticated, "nobody asked who calls"), &MetaView::default());
     request.extensions().get::<Arc<Principal>>().cloned().ok_or_else(unknown)
 }
+
+/// Why a stream ends whose caller has to show anew that he may.
+pub fn over_now() -> Fault {
+    Fault {
+        retry_after_ms: 1,
+        ..Fault::new(Code::Unavailable, "the time of the token is over: come again with a new one")
+    }
+}

@@ -1,6 +1,7 @@
 //! Submissions on a stream: each is answered as by a call of its own, what is answered at the same time goes back in one
 //! frame.
 
+use super::caller::over_now;
 use super::frames::fault_of;
 use super::jobs::JobsApi;
 use super::{invalid, status};
@@ -46,6 +47,11 @@ pub async fn serve(
                     let _ = send.send(Err(status(fault, &api.meta()))).await;
                     return;
                 }
+                // Whoever opens a new stream shows that he still may.
+                Ok(Some(_)) if api.still_welcome(&who).is_err() => {
+                    let _ = send.send(Err(status(over_now(), &api.meta()))).await;
+                    return;
+                }
                 Ok(Some(frame)) => for submission in frame.submissions {
                     match under_way.len() < UNDER_WAY_MAX {
                         true => under_way.push(answer(&api, &who, submission)),
@@ -74,12 +80,7 @@ async fn stops(stopping: &mut watch::Receiver<bool>) {
 
 async fn answer(api: &JobsApi, who: &Principal, submission: v1::NumberedSubmission) -> v1::SubmitAnswer {
     let number = submission.number;
-    let welcome = api.still_welcome(who);
-    let submitted = match welcome {
-        Ok(()) => api.submit_request(who, submission.request.unwrap_or_default()).await,
-        Err(fault) => Err(fault),
-    };
-    match submitted {
+    match api.submit_request(who, submission.request.unwrap_or_default()).await {
         Ok(reply) => v1::SubmitAnswer { number, reply: Some(reply), fault: None },
         Err(fault) => refused(api, number, fault),
     }

@@ -1,7 +1,7 @@
 //! Workers: one stream is one session. A frame may carry results, heartbeats and a lease request; what is ready at the
 //! same time goes back in one frame.
 
-use super::caller::caller;
+use super::caller::{caller, over_now};
 use super::frames::{fault_of, merge, push_into, read, refusal, settle, split, tobekilled};
 use super::{check, invalid, status};
 use crate::dispatch::{Ask, Cancel, Dispatcher, Leased};
@@ -474,14 +474,6 @@ impl Session {
             }
             v1::NodeFrame { results: Some(ack), ..v1::NodeFrame::default() }
         }))
-    }
-}
-
-/// Why a session ends whose token does not hold any more.
-fn over_now() -> Fault {
-    Fault {
-        retry_after_ms: 1,
-        ..Fault::new(Code::Unavailable, "the time of the token is over: come again with a new one")
     }
 }
 

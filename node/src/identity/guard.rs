@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::request::Fault;
-use crate::tls::{Caller, Files, LOOK_EVERY, Tls, Watched};
+use crate::tls::{Caller, Files, Tls, Watched};
 use arc_swap::ArcSwap;
 use moso_proto::Code;
 use moso_proto::grant::Subject;
@@ -17,7 +17,12 @@ use moso_proto::token::TokenError;
 use moso_queue::meta::AuditWord;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+/// How often it is looked whether a long stream's caller may go on.
+const STREAM_LOOK_EVERY: Duration = Duration::from_secs(10);
+/// The name under which the cluster itself acts: nobody else may.
+const RESERVED: &str = "moso";
 /// When a worker whose session's key is not here yet may come again, ms.
 const KEY_RETRY_MS: u32 = 1_000;
 
@@ -190,6 +195,9 @@ impl Guard {
                 return Err(self.stranger("nobody", "say who you are: give a token or a user's certificate"));
             }
         };
+        if &*principal.user == RESERVED {
+            return Err(self.stranger("reserved name", "no user may have the name of the cluster itself"));
+        }
         self.admit(&principal)?;
         Ok(principal)
     }
@@ -241,7 +249,10 @@ impl Guard {
             return std::future::pending().await;
         }
         while self.holds(principal) {
-            tokio::time::sleep(LOOK_EVERY).await;
+            let left_ms = (principal.expires_s * 1_000).saturating_sub(self.clock.wall_ms());
+            let by_token = principal.expires_s > 0;
+            let until = if by_token { Duration::from_millis(left_ms + 1) } else { STREAM_LOOK_EVERY };
+            tokio::time::sleep(until.min(STREAM_LOOK_EVERY)).await;
         }
     }
 

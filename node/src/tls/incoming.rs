@@ -85,11 +85,10 @@ async fn run(listener: TcpListener, tls: Option<Arc<Tls>>, port: Port, counts: A
         };
         let (send, counts) = (send.clone(), counts.clone());
         tokio::spawn(async move {
-            let greeted = greet(&tls, port, stream, &counts).await;
-            drop(place);
-            if let Some(line) = greeted {
+            if let Some(line) = greet(&tls, port, stream, &counts).await {
                 let _ = send.send(line).await;
             }
+            drop(place);
         });
     }
 }

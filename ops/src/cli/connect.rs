@@ -3,7 +3,7 @@
 use super::exit::{NoCluster, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
-use moso_client::{Client, ClientOptions, Secret, TlsOptions, Token};
+use moso_client::{Client, ClientOptions, Code, Secret, TlsOptions, Token};
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -82,7 +82,7 @@ pub async fn client(connect: &[String], identity: &Identity) -> Result<Client> {
     let author = author();
     let options = ClientOptions { retry_budget: RETRY_BUDGET, author, tls, token, ..ClientOptions::default() };
     match Client::connect_with(addresses, options).await {
-        Err(error @ moso_client::Error::Refused { .. }) => Err(Usage(error.to_string()).into()),
+        Err(error @ moso_client::Error::Refused { code: Code::Invalid, .. }) => Err(Usage(error.to_string()).into()),
         result => Ok(result?),
     }
 }

@@ -60,6 +60,8 @@ pub async fn https(ca: &Path, address: &str, path: &str, token: Option<&str>) ->
 pub enum Answer {
     /// A fatal alert of TLS.
     Alert(u8),
+    /// A greeting of TLS.
+    Hello,
     /// Nothing: the connection was closed.
     Closed,
     /// Something else.
@@ -70,23 +72,30 @@ pub enum Answer {
 pub async fn answer_to(address: &str, bytes: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
+    stream.shutdown().await.unwrap();
     let mut answer = Vec::new();
     let read = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer));
     // A connection that is closed with something unread is reset.
     let _ = read.await.expect("the port closes the connection");
     match answer.as_slice() {
         [] => Answer::Closed,
+        [22, 3, ..] => Answer::Hello,
         [21, _, _, 0, 2, 2, alert, ..] => Answer::Alert(*alert),
         _ => Answer::Other,
     }
 }
 
-/// A greeting of TLS of this version at most, without extensions.
+/// A greeting of TLS of this version at most.
 pub fn client_hello(major: u8, minor: u8) -> Vec<u8> {
     let mut body = vec![major, minor];
     body.extend([7; 32]);
     // No session, two cipher suites of that time, no compression.
-    body.extend([0, 0, 4, 0x00, 0x2f, 0xc0, 0x13, 1, 0]);
+    body.extend([0, 0, 4, 0xc0, 0x2b, 0xc0, 0x13, 1, 0]);
+    // Signatures (ECDSA and RSA with SHA-256), groups (P-256), points: what a client of that time would say.
+    body.extend([0, 24]);
+    body.extend([0, 13, 0, 6, 0, 4, 4, 3, 4, 1]);
+    body.extend([0, 10, 0, 4, 0, 2, 0, 23]);
+    body.extend([0, 11, 0, 2, 1, 0]);
     let mut message = vec![1, 0, 0, body.len() as u8];
     message.extend(body);
     let mut record = vec![22, 3, 1, 0, message.len() as u8];
@@ -160,11 +169,17 @@ impl Worker {
 
     /// Asks for a job.
     pub async fn lease(&mut self, queues: &[&str]) -> LeaseReply {
+        self.lease_of(queues, 0).await
+    }
+
+    /// Asks for a job of a task; 0: of any.
+    pub async fn lease_of(&mut self, queues: &[&str], task_id: u64) -> LeaseReply {
         self.requests += 1;
         let lease = LeaseRequest {
             request_id: self.requests,
             queues: queues.iter().map(|queue| (*queue).to_owned()).collect(),
             max_jobs: 1,
+            task_id,
             wait_ms: NOTHING.as_millis() as u32,
             ..LeaseRequest::default()
         };
