@@ -20,6 +20,9 @@
 //! # }
 //! ```
 //!
+//! Where nodes ask who calls, [`ClientOptions`] name the certificate of the cluster's authority and a [`Token`], from a file
+//! that is read again when it changes, or a user's certificate.
+//!
 //! A [`Worker`] leases jobs and runs an async closure on each; heartbeats, kill signals, fencing, reports and their
 //! repeats are its own business.
 //!
