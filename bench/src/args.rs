@@ -30,6 +30,15 @@ pub struct Common {
     /// Folder of the cluster that is started; a temporary one if not given
     #[arg(long, global = true, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// The cluster that is started uses TLS and tokens, made for it
+    #[arg(long, global = true)]
+    pub tls: bool,
+    /// Certificate of the authority of the cluster named with --connect (PEM)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// A file with a token for it
+    #[arg(long, global = true, value_name = "FILE", requires = "ca")]
+    pub token_file: Option<PathBuf>,
     /// Leave the cluster running at the end
     #[arg(long, global = true)]
     pub keep: bool,

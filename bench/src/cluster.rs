@@ -3,7 +3,7 @@
 use crate::args::Common;
 use anyhow::{Context, Result};
 use moso::{LocalCluster, LocalOptions};
-use moso_client::{Client, ClientOptions};
+use moso_client::{Client, ClientOptions, TlsOptions, Token};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -30,6 +30,8 @@ impl Target {
             // As long as the run itself waits: a submission is repeated, not lost.
             retry_budget: common.patience,
             author: "moso-bench".to_owned(),
+            tls: common.ca.clone().map(|ca| TlsOptions { ca, ..TlsOptions::default() }),
+            token: common.token_file.clone().map(Token::File),
             ..ClientOptions::default()
         };
         let mut target = Target { addresses: common.connect.clone(), own: None, options, kills: AtomicU64::new(0) };
@@ -40,9 +42,11 @@ impl Target {
                 shards,
                 data: common.data.clone(),
                 cluster: "bench".to_owned(),
+                secure: common.tls,
                 ..LocalOptions::default()
             };
             let cluster = LocalCluster::start(options).await.context("local cluster")?;
+            target.options = cluster.client_options(target.options);
             target.addresses = cluster.addrs();
             target.own = Some(Mutex::new(cluster));
         }

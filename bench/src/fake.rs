@@ -307,6 +307,7 @@ impl Admin for Fake {
                 .map(|shard| ShardView { shard, leader: 1, replicas: vec![1], ..ShardView::default() })
                 .collect(),
             queues: Vec::new(),
+            rejected: Vec::new(),
         };
         let json = serde_json::to_string(&cluster).expect("a view is JSON");
         Ok(Response::new(ClusterReply { json }))
@@ -321,6 +322,9 @@ impl Admin for Fake {
         absent()
     }
     async fn history(&self, _: Request<ObjectKey>) -> Answer<ObjectList> {
+        absent()
+    }
+    async fn audit(&self, _: Request<AuditRequest>) -> Answer<AuditList> {
         absent()
     }
 }

@@ -32,6 +32,8 @@ fn compile() -> Result<(), Box<dyn std::error::Error>> {
         "SubmitReply",
         "Object",
         "ObjectList",
+        "AuditEntry",
+        "AuditList",
     ] {
         config = config.type_attribute(format!(".moso.v1.{view}"), "#[derive(serde::Serialize)]");
     }

@@ -2,7 +2,7 @@
 
 use crate::client::{Client, admin};
 use crate::error::{Error, Result};
-use moso_proto::v1::{Object, ObjectKey, PutObjectRequest};
+use moso_proto::v1::{AuditList, AuditRequest, Object, ObjectKey, PutObjectRequest};
 use serde::Serialize;
 
 impl Client {
@@ -73,6 +73,14 @@ impl Client {
         let list =
             self.call(None, key(kind, name), |node, call| async move { admin(&node).history(call).await }).await?;
         Ok(list.objects)
+    }
+
+    /// Who changed or tried what, newest first; for operators.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Code::Forbidden`](crate::Code::Forbidden) for others.
+    pub async fn audit(&self, request: AuditRequest) -> Result<AuditList> {
+        self.call(None, request, |node, call| async move { admin(&node).audit(call).await }).await
     }
 }
 

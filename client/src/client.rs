@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::options::ClientOptions;
-use crate::pool::{Node, Pool};
+use crate::pool::{Line, Node, Pool};
 use crate::submissions::Submissions;
 use moso_proto::MESSAGE_BYTES_MAX;
 use moso_proto::v1::admin_client::AdminClient;
@@ -14,7 +14,6 @@ use moso_proto::view::Cluster;
 use std::sync::Arc;
 use std::time::Instant;
 use tonic::Request;
-use tonic::transport::Channel;
 
 /// A handle on a cluster. Clones are cheap and share their connections; one per process is enough.
 #[derive(Clone)]
@@ -47,7 +46,7 @@ impl Client {
         options: ClientOptions,
     ) -> Result<Self> {
         let addresses = addresses.into_iter().map(Into::into).collect();
-        let pool = Pool::new(addresses, options.discover)?;
+        let pool = Pool::new(addresses, &options)?;
         let client = Client { inner: Arc::new(Inner { pool, submissions: Submissions::default(), options }) };
         // Claimed here, so that the first call below does not read the list a second time.
         client.pool().claim_refresh(Instant::now());
@@ -117,23 +116,23 @@ fn parse(reply: &ClusterReply) -> Result<Cluster> {
     })
 }
 
-pub(crate) fn admin(node: &Node) -> AdminClient<Channel> {
+pub(crate) fn admin(node: &Node) -> AdminClient<Line> {
     AdminClient::new(node.channel.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-pub(crate) fn backups(node: &Node) -> BackupsClient<Channel> {
+pub(crate) fn backups(node: &Node) -> BackupsClient<Line> {
     BackupsClient::new(node.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-pub(crate) fn jobs(node: &Node) -> JobsClient<Channel> {
+pub(crate) fn jobs(node: &Node) -> JobsClient<Line> {
     JobsClient::new(node.channel.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-pub(crate) fn workers(node: &Node) -> WorkersClient<Channel> {
+pub(crate) fn workers(node: &Node) -> WorkersClient<Line> {
     WorkersClient::new(node.channel.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)

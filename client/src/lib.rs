@@ -20,6 +20,9 @@
 //! # }
 //! ```
 //!
+//! Where nodes ask who calls, [`ClientOptions`] name the certificate of the cluster's authority and a [`Token`], from a file
+//! that is read again when it changes, or a user's certificate.
+//!
 //! A [`Worker`] leases jobs and runs an async closure on each; heartbeats, kill signals, fencing, reports and their
 //! repeats are its own business.
 //!
@@ -61,6 +64,7 @@ mod retry;
 mod session;
 mod submissions;
 mod submit;
+mod tls;
 mod watch;
 mod wire;
 mod worker;
@@ -70,11 +74,12 @@ pub use client::Client;
 pub use command::{BadCommand, Command};
 pub use error::{Error, Result};
 pub use moso_proto as proto;
-pub use moso_proto::Code;
 pub use moso_proto::v1;
+pub use moso_proto::{Code, Secret};
 pub use options::ClientOptions;
 pub use session::{NodeRef, Session, SessionOptions, Turn};
 pub use submit::Submission;
+pub use tls::{TlsOptions, Token};
 pub use worker::job::{Job, Phase, Stop};
 pub use worker::outcome::JobOutcome;
 pub use worker::{Worker, WorkerHandle, WorkerReport};

@@ -1,5 +1,6 @@
 //! How a client behaves.
 
+use crate::tls::{TlsOptions, Token};
 use std::time::Duration;
 
 /// How a [`Client`](crate::Client) behaves. The defaults suit people and workers.
@@ -14,6 +15,10 @@ pub struct ClientOptions {
     /// Use the addresses that the cluster names, and its leader hints. `false`: only those given to
     /// [`Client::connect`](crate::Client::connect), as behind a proxy or an address translation. Default `true`.
     pub discover: bool,
+    /// Encrypted connections. `None`: in plain text, as nodes on one's own machine may be run. Default `None`.
+    pub tls: Option<TlsOptions>,
+    /// Shows who calls. Only with `tls`: in plain text anybody could read it. Default `None`.
+    pub token: Option<Token>,
 }
 
 impl Default for ClientOptions {
@@ -23,6 +28,8 @@ impl Default for ClientOptions {
             retry_budget: Duration::from_secs(60),
             author: String::new(),
             discover: true,
+            tls: None,
+            token: None,
         }
     }
 }

@@ -2,11 +2,14 @@
 
 use crate::error::{Error, Result};
 use crate::limits::NODES_MAX;
+use crate::options::ClientOptions;
+use crate::tls::{Bearer, Tls};
 use moso_proto::view::Cluster;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use tonic::transport::{Channel, Endpoint};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint, Uri};
 
 /// A node that failed is passed over for so long, unless all have failed.
 const DOWN: Duration = Duration::from_secs(1);
@@ -22,11 +25,14 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
+/// The way to a node, on which each call says who makes it.
+pub(crate) type Line = InterceptedService<Channel, Bearer>;
+
 /// A node picked for a call.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Node {
     pub address: Arc<str>,
-    pub channel: Channel,
+    pub channel: Line,
 }
 
 struct Entry {
@@ -50,18 +56,31 @@ struct State {
 pub(crate) struct Pool {
     state: Mutex<State>,
     discover: bool,
+    lines: Lines,
+}
+
+/// Makes the ways to nodes.
+#[derive(Clone, Default)]
+struct Lines {
+    tls: Option<Tls>,
+    bearer: Bearer,
 }
 
 impl Pool {
-    pub fn new(addresses: Vec<String>, discover: bool) -> Result<Self> {
+    pub fn new(addresses: Vec<String>, options: &ClientOptions) -> Result<Self> {
         if addresses.is_empty() || addresses.len() > NODES_MAX {
             return Err(Error::invalid(format!("give 1 to {NODES_MAX} node addresses")));
         }
+        if options.tls.is_none() && options.token.is_some() {
+            return Err(Error::invalid("a token is sent on encrypted connections only: give the cluster's CA"));
+        }
+        let tls = options.tls.clone().map(Tls::new).transpose()?;
+        let lines = Lines { tls, bearer: Bearer::new(options.token.as_ref())? };
         let mut state = State::default();
         for address in addresses {
-            state.add(&address, u32::MAX)?;
+            state.add(&lines, &address, u32::MAX)?;
         }
-        Ok(Pool { state: Mutex::new(state), discover })
+        Ok(Pool { state: Mutex::new(state), discover: options.discover, lines })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -98,7 +117,7 @@ impl Pool {
     /// The node with this address, added if it is new.
     pub fn named(&self, address: &str) -> Result<Node> {
         let mut state = self.lock();
-        state.add(address, u32::MAX)?;
+        state.add(&self.lines, address, u32::MAX)?;
         Ok(state.find(address).expect("it was just added").node.clone())
     }
 
@@ -139,7 +158,7 @@ impl Pool {
             return;
         }
         let mut state = self.lock();
-        if state.add(address, u32::MAX).is_ok()
+        if state.add(&self.lines, address, u32::MAX).is_ok()
             && let Some(shard) = shard
         {
             state.leaders.insert(shard, address.into());
@@ -159,7 +178,7 @@ impl Pool {
             entry.number = u32::MAX;
         }
         for node in &cluster.nodes {
-            if let Err(error) = state.add(&node.api, node.id) {
+            if let Err(error) = state.add(&self.lines, &node.api, node.id) {
                 tracing::warn!(node = node.id, %error, "the cluster names a node that cannot be used");
             }
         }
@@ -203,7 +222,7 @@ impl State {
         self.entries.iter_mut().find(|e| &*e.node.address == address)
     }
 
-    fn add(&mut self, address: &str, number: u32) -> Result<()> {
+    fn add(&mut self, lines: &Lines, address: &str, number: u32) -> Result<()> {
         if let Some(entry) = self.find_mut(address) {
             entry.number = entry.number.min(number);
             return Ok(());
@@ -211,9 +230,25 @@ impl State {
         if self.entries.len() >= NODES_MAX {
             return Err(Error::invalid(format!("a client keeps at most {NODES_MAX} nodes")));
         }
-        let node = Node { address: address.into(), channel: endpoint(address)?.connect_lazy() };
+        let node = Node { address: address.into(), channel: lines.to(address)? };
         self.entries.push(Entry { node, number, down_until: None });
         Ok(())
+    }
+}
+
+impl Lines {
+    /// The way to the node at this address.
+    fn to(&self, address: &str) -> Result<Line> {
+        let endpoint = endpoint(address)?;
+        let channel = match self.tls.clone() {
+            None => endpoint.connect_lazy(),
+            Some(tls) => {
+                let address: Arc<str> = address.into();
+                endpoint
+                    .connect_with_connector_lazy(tower::service_fn(move |_: Uri| tls.clone().connect(address.clone())))
+            }
+        };
+        Ok(InterceptedService::new(channel, self.bearer.clone()))
     }
 }
 
@@ -257,7 +292,7 @@ mod tests {
 
     #[tokio::test]
     async fn adopts_nodes_leaders_and_shard_count() {
-        let pool = Pool::new(vec!["seed:9".into()], true).unwrap();
+        let pool = Pool::new(vec!["seed:9".into()], &ClientOptions::default()).unwrap();
         let now = Instant::now();
         pool.adopt(&cluster(), now);
         assert_eq!(pool.shards(), 2);
@@ -277,7 +312,7 @@ mod tests {
 
     #[tokio::test]
     async fn passes_over_nodes_that_are_down_until_all_are() {
-        let pool = Pool::new(vec!["seed:9".into()], true).unwrap();
+        let pool = Pool::new(vec!["seed:9".into()], &ClientOptions::default()).unwrap();
         let now = Instant::now();
         pool.adopt(&cluster(), now);
         pool.mark_down("a:1", now);
@@ -292,7 +327,8 @@ mod tests {
 
     #[tokio::test]
     async fn without_discovery_only_the_given_addresses_are_used() {
-        let pool = Pool::new(vec!["proxy:9".into()], false).unwrap();
+        let pool =
+            Pool::new(vec!["proxy:9".into()], &ClientOptions { discover: false, ..ClientOptions::default() }).unwrap();
         pool.adopt(&cluster(), Instant::now());
         pool.set_leader(Some(1), "b:2");
         assert_eq!((pool.shards(), pool.leader(1)), (2, None));
@@ -302,14 +338,14 @@ mod tests {
     #[tokio::test]
     async fn refuses_what_is_no_address() {
         for bad in ["", "host", "host:", ":1", "host:99999", "ho st:1"] {
-            assert!(Pool::new(vec![bad.into()], true).is_err(), "{bad:?}");
+            assert!(Pool::new(vec![bad.into()], &ClientOptions::default()).is_err(), "{bad:?}");
         }
-        assert!(Pool::new(Vec::new(), true).is_err());
+        assert!(Pool::new(Vec::new(), &ClientOptions::default()).is_err());
     }
 
     #[tokio::test]
     async fn one_caller_refreshes() {
-        let pool = Pool::new(vec!["a:1".into()], true).unwrap();
+        let pool = Pool::new(vec!["a:1".into()], &ClientOptions::default()).unwrap();
         let now = Instant::now();
         assert!(pool.claim_refresh(now));
         assert!(!pool.claim_refresh(now));

@@ -108,6 +108,8 @@ impl Turn {
 pub struct Session {
     client: Client,
     number: u64,
+    /// With which key the nodes made the number the caller's own; 0: not told, or not asked.
+    key: u32,
     options: SessionOptions,
     wire: Wire,
     request_id: u64,
@@ -133,11 +135,12 @@ impl Client {
     /// [`Error::Unreachable`] when no node takes it within the retry budget.
     pub async fn session(&self, options: SessionOptions) -> Result<Session> {
         let number = rand::rng().random_range(1..=u64::MAX);
-        let hello = Hello { session: number, worker: options.worker.clone() };
+        let hello = Hello { session: number, worker: options.worker.clone(), key: 0 };
         let wire = Wire::open(self.clone(), options.node.clone(), hello).await?;
         Ok(Session {
             client: self.clone(),
             number,
+            key: 0,
             options,
             wire,
             request_id: 0,
@@ -314,7 +317,7 @@ impl Session {
 
     /// Opens a new stream, to be attached.
     pub(crate) fn new_wire(&self) -> impl Future<Output = Result<Wire>> + Send + 'static {
-        let hello = Hello { session: self.number, worker: self.options.worker.clone() };
+        let hello = Hello { session: self.number, worker: self.options.worker.clone(), key: self.key };
         Wire::open(self.client.clone(), self.options.node.clone(), hello)
     }
 
@@ -413,7 +416,14 @@ impl Session {
 
     /// Reads a frame and takes note of acknowledgements.
     async fn read(&mut self) -> Result<NodeFrame> {
-        let frame = self.wire.next().await?;
+        let mut frame = self.wire.next().await?;
+        if frame.session_key != 0 {
+            self.key = std::mem::take(&mut frame.session_key);
+            if frame == NodeFrame::default() {
+                // A word to this side only.
+                frame = self.wire.next().await?;
+            }
+        }
         if let Some(ack) = &frame.results {
             for job in &ack.accepted {
                 self.unacked.remove(job);

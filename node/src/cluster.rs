@@ -2,10 +2,11 @@
 
 use crate::clock::Clock;
 use crate::directory::{Directory, ShardStatus};
+use crate::identity::Guard;
 use crate::peer::Peers;
 use crate::sessions::Sessions;
 use crate::usage;
-use moso_proto::view::{Cluster, NodeView, QueueView, ShardView};
+use moso_proto::view::{Cluster, NodeView, QueueView, Rejected, ShardView};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ pub struct ClusterInfo {
     pub sessions: Arc<Sessions>,
     /// Data folder, for its free space.
     pub data: PathBuf,
+    /// Who was rejected.
+    pub guard: Arc<Guard>,
     /// Time since start.
     pub clock: Clock,
 }
@@ -96,7 +99,14 @@ impl ClusterInfo {
             nodes: self.nodes(),
             shards: self.shards(&statuses),
             queues: queues.collect(),
+            rejected: self.rejected(),
         }
+    }
+
+    /// The most frequent rejections of each node.
+    fn rejected(&self) -> Vec<Rejected> {
+        let meta = self.directory.meta.load();
+        self.guard.rejections().everywhere(self.directory.node, |node| meta.node(node).is_some())
     }
 
     fn nodes(&self) -> Vec<NodeView> {

@@ -45,6 +45,9 @@ pub struct Cli {
     /// Address for pages and metrics.
     #[arg(long, value_name = "IP:PORT")]
     pub http: Option<String>,
+    /// No TLS, and nobody is asked who he is: only on loopback, to try things out.
+    #[arg(long)]
+    pub insecure: bool,
     /// Say "ok", or all that is wrong, and end.
     #[arg(long)]
     pub check_config: bool,
@@ -89,9 +92,29 @@ pub struct Config {
     pub peer: String,
     /// IP:port to listen on for pages and metrics; this member's own if not given.
     pub http: String,
-    /// Listen on other addresses than loopback. The lines are not encrypted and nobody is asked who he is: only in a
-    /// private network.
+    /// Of no more use: with TLS a node may listen anywhere, without it only on loopback.
     pub listen_anywhere: bool,
+    /// No TLS, and nobody is asked who he is: only on loopback.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
+    /// Certificates of those whose signatures are trusted, PEM. Required, as the next two, unless `insecure`.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub tls_ca: PathBuf,
+    /// The node's certificate, PEM; it names cluster and node.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub tls_cert: PathBuf,
+    /// Its private key, PEM.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub tls_key: PathBuf,
+    /// Public keys of the cluster's own tokens (JWKS); without them no such token is taken.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub token_keys: PathBuf,
+    /// Other issuers whose tokens are taken (JSON).
+    #[serde(skip_serializing_if = "is_empty")]
+    pub token_issuers: PathBuf,
+    /// Keys that make workers' sessions their own (JSON), the same on all nodes. Required unless `insecure`.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub session_keys: PathBuf,
     /// Number of shards, fixed when the cluster is made.
     pub shards: u16,
     /// Replicas of each shard: 1, 3 or 5.
@@ -154,6 +177,13 @@ impl Default for Config {
             peer: String::new(),
             http: String::new(),
             listen_anywhere: false,
+            insecure: false,
+            tls_ca: PathBuf::new(),
+            tls_cert: PathBuf::new(),
+            tls_key: PathBuf::new(),
+            token_keys: PathBuf::new(),
+            token_issuers: PathBuf::new(),
+            session_keys: PathBuf::new(),
             shards: 64,
             replicas: 3,
             reactors: (cores / 4).clamp(1, 8),
@@ -189,6 +219,7 @@ impl Config {
     /// `Config` with every mistake found; `Io` if the file cannot be read.
     pub fn load(cli: &Cli) -> Result<Config> {
         let config = Config::read(cli, std::env::vars())?;
+        check::check_secured(&config).map_err(Error::Config)?;
         if cli.print_config {
             print!("{}", config.to_toml());
         }
@@ -246,6 +277,10 @@ impl Config {
     }
 }
 
+fn is_empty(path: &std::path::Path) -> bool {
+    path.as_os_str().is_empty()
+}
+
 fn override_by_env(table: &mut Table, env: impl IntoIterator<Item = (String, String)>, errors: &mut Vec<String>) {
     for (name, text) in env {
         let Some(key) = name.strip_prefix(ENV_PREFIX).map(str::to_ascii_lowercase) else { continue };
@@ -268,6 +303,9 @@ fn override_by_env(table: &mut Table, env: impl IntoIterator<Item = (String, Str
 fn override_by_flags(table: &mut Table, cli: &Cli) {
     if let Some(node) = cli.node {
         table.insert("node".to_owned(), Value::Integer(node.into()));
+    }
+    if cli.insecure {
+        table.insert("insecure".to_owned(), Value::Boolean(true));
     }
     for (key, value) in [("data", &cli.data), ("api", &cli.api), ("peer", &cli.peer), ("http", &cli.http)] {
         if let Some(value) = value {

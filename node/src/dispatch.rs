@@ -312,7 +312,7 @@ impl Dispatcher {
         };
         let mut jobs = Vec::new();
         if let Some(task) = ask.task {
-            jobs = self.router.lease_task_here(shard, task, offer, max, to.clone()).await?;
+            jobs = self.router.lease_task_here(shard, (task, ask.queue), offer, max, to.clone()).await?;
         } else {
             for _ in 0..STALE_TRIES {
                 let popped = self.pop(shard, ask.queue, &offer, ask.by_age, max, &meta);

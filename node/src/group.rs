@@ -248,9 +248,9 @@ impl Group {
                 self.core.put_back(&over);
                 self.lease(&allowed, &to, now, reply);
             }
-            Request::LeaseTask { task, offer, max, to, reply } => match self.core.lease_room() {
+            Request::LeaseTask { task, queue, offer, max, to, reply } => match self.core.lease_room() {
                 Ok(()) => {
-                    let picked = pick_from_task(self.core.machine(), task, &offer, max);
+                    let picked = pick_from_task(self.core.machine(), task, queue, &offer, max);
                     let (allowed, _) = split(self.core.machine(), picked);
                     self.lease(&allowed, &to, now, reply);
                 }

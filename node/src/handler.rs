@@ -2,6 +2,7 @@
 
 use crate::dispatch::Dispatcher;
 use crate::hints::{self, HintFrame};
+use crate::identity::Guard;
 use crate::lease_ask::LeaseAsk;
 use crate::peer::PeerHandler;
 use crate::query;
@@ -33,6 +34,8 @@ pub struct Served {
     pub dispatcher: Arc<Dispatcher>,
     /// Copies of shards' states.
     pub receiver: Arc<Receiver>,
+    /// Who was rejected elsewhere.
+    pub guard: Arc<Guard>,
 }
 
 /// Takes what other nodes send.
@@ -104,6 +107,11 @@ impl PeerHandler for Handler {
             Some(HintFrame::Words(words)) => words.iter().for_each(|word| {
                 self.sessions.tell(word);
             }),
+            Some(HintFrame::Rejected(rows)) => {
+                if let Some(served) = self.served.get() {
+                    served.guard.rejections().heard(from, rows);
+                }
+            }
             None => metrics::counter!("moso_hints_malformed_total").increment(1),
         }
     }

@@ -2,9 +2,10 @@
 //! only say where to ask first. Sent every 100 ms, and at once when a queue that was empty has work.
 
 use crate::directory::{Directory, ShardStatus, Usage};
+use crate::identity::Guard;
 use crate::peer::Peers;
 use bytes::Bytes;
-use moso_proto::view::NodeView;
+use moso_proto::view::{NodeView, Rejected};
 use moso_queue::share::{ShareOrder, ShareUse};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -21,6 +22,9 @@ const SPACING: Duration = Duration::from_millis(2);
 const USAGE_EVERY: Duration = Duration::from_millis(100);
 /// How often the node's own figures are read from the system and sent.
 const FIGURES_EVERY: Duration = Duration::from_millis(500);
+
+/// How often the calls that were rejected are told.
+const REJECTED_EVERY: Duration = Duration::from_secs(3);
 
 /// A queue's ready jobs in one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +89,8 @@ pub enum HintFrame {
     Hints(Box<NodeHints>),
     /// Words for workers.
     Words(Vec<WorkerWord>),
+    /// Calls that the sender rejected, the most frequent.
+    Rejected(Vec<Rejected>),
 }
 
 impl HintFrame {
@@ -188,6 +194,24 @@ fn due(last: &mut Option<Instant>, every: Duration) -> bool {
         *last = Some(now);
     }
     due
+}
+
+/// Tells the others which calls this node rejects, until it stops.
+pub async fn tell_rejected(directory: Arc<Directory>, peers: Arc<Peers>, guard: Arc<Guard>) {
+    let mut told = Vec::new();
+    loop {
+        tokio::time::sleep(REJECTED_EVERY).await;
+        let rows = guard.rejections().top(directory.node);
+        // A node that comes later hears of it with the next one.
+        if rows == told {
+            continue;
+        }
+        let frame = HintFrame::Rejected(rows.clone()).encode();
+        for &to in directory.hints.load().keys() {
+            peers.send_hints(to, frame.clone());
+        }
+        told = rows;
+    }
 }
 
 /// Sends hints until the node stops.

@@ -3,14 +3,19 @@
 use crate::cluster::ClusterInfo;
 use crate::directory::ShardStatus;
 use crate::gate::Gate;
+use crate::identity::Guard;
 use crate::limits::PAGE_FRESH;
+use crate::request::Fault;
+use crate::tls::{Caller, Counts};
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
+use moso_proto::Code;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -20,6 +25,10 @@ use std::time::Instant;
 pub struct HttpState {
     /// The cluster.
     pub info: Arc<ClusterInfo>,
+    /// Who may.
+    pub guard: Arc<Guard>,
+    /// What came of connections.
+    pub counts: Arc<Counts>,
     /// Metrics.
     pub metrics: PrometheusHandle,
     /// What was refused, and the memory of calls.
@@ -50,14 +59,55 @@ fn fresh(kept: &Mutex<Option<(Instant, Bytes)>>, make: impl FnOnce() -> Bytes) -
     }
 }
 
-/// The routes.
+/// The routes. Whether a node is well may be asked by anybody, the rest by those who say who they are.
 pub fn routes(state: HttpState) -> Router {
+    let known = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/v1/cluster", get(cluster))
+        .route_layer(from_fn_with_state(state.guard.clone(), identify));
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .route("/v1/cluster", get(cluster))
+        .merge(known)
         .with_state(state)
+}
+
+/// Finds out who calls, for all that is served behind it: handlers find an `Extension<Arc<Principal>>`. Others are
+/// answered with 401 or 403, and told why.
+pub async fn identify(
+    State(guard): State<Arc<Guard>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let authorization = request.headers().get(header::AUTHORIZATION);
+    let authorization = authorization.map(|value| value.to_str().unwrap_or_default());
+    match guard.identify(authorization, Some(&caller)) {
+        Ok(principal) => {
+            request.extensions_mut().insert(principal);
+            next.run(request).await
+        }
+        Err(fault) => refusal(&fault),
+    }
+}
+
+/// The answer to a call that is refused.
+pub fn refusal(fault: &Fault) -> Response {
+    let status = match fault.code {
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::Forbidden => StatusCode::FORBIDDEN,
+        Code::Busy => StatusCode::TOO_MANY_REQUESTS,
+        Code::Unavailable | Code::NotLeader | Code::Timeout => StatusCode::SERVICE_UNAVAILABLE,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    let mut response = (status, format!("{}\n", fault.message)).into_response();
+    if fault.retry_after_ms > 0 {
+        let seconds = HeaderValue::from(fault.retry_after_ms.div_ceil(1_000));
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    }
+    response
 }
 
 async fn ready(State(state): State<HttpState>) -> Response {
@@ -91,8 +141,13 @@ fn render(state: &HttpState) -> String {
         ("moso_results_accepted_total", &counters.accepted),
         ("moso_results_refused_total", &counters.refused),
         ("moso_requests_shed_total", &counters.shed),
+        ("moso_greetings_failed_total", &state.counts.failed),
+        ("moso_greetings_slow_total", &state.counts.slow),
     ] {
         metrics::counter!(name).absolute(counter.load(Ordering::Relaxed));
+    }
+    for row in state.guard.rejections().view(directory.node) {
+        metrics::counter!("moso_calls_rejected_total", "reason" => row.reason, "user" => row.user).absolute(row.count);
     }
     for (name, value) in [
         ("moso_rss_bytes", own.rss_bytes),

@@ -14,7 +14,7 @@
 //! disk/                               a disk that is full, or does not answer
 //! offline/                            verifying and printing a stopped node's folder
 //! snapshot/ backup/                   copies of states: to other nodes, to operators and back
-//! identity/                           who calls, and what he may do
+//! identity/ tls/                      who calls, and what he may do; encrypted lines
 //! ```
 
 pub mod api;
@@ -56,6 +56,7 @@ pub mod sessions;
 pub mod snapshot;
 pub mod store;
 mod sync;
+pub mod tls;
 pub mod upkeep;
 pub mod usage;
 pub mod views;

@@ -123,3 +123,8 @@ pub const PAGE_FRESH: Duration = Duration::from_millis(100);
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const _: () = assert!(CONNECTION_WINDOW_BYTES >= STREAM_WINDOW_BYTES);
+
+/// Tokens remembered as good: some 200 B each, one for each user and each pilot.
+pub const TOKENS_CACHED_MAX: usize = 50_000;
+/// Issuers of tokens that a cluster trusts.
+pub const TOKEN_ISSUERS_MAX: usize = 32;

@@ -1,6 +1,7 @@
 //! A node put together: folder, stores, reactors, log writer, peers, services; and taken apart again.
 
 use crate::api::admin::AdminApi;
+use crate::api::caller::identify;
 use crate::api::jobs::JobsApi;
 use crate::api::workers::WorkersApi;
 use crate::backup::serve::{BackupSource, BackupsApi};
@@ -17,6 +18,7 @@ use crate::gate::door::Door;
 use crate::gate::{self, Gate};
 use crate::handler::{Handler, Served};
 use crate::http::{self, HttpState};
+use crate::identity::{AuditTrail, Guard, Security, audit};
 use crate::inner::Inner;
 use crate::limits::{
     CALL_HEAD_BYTES, CONNECTION_WINDOW_BYTES, PROBE, STREAM_ERRORS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
@@ -35,6 +37,7 @@ use crate::sessions::Sessions;
 use crate::snapshot::receiver::Receiver;
 use crate::snapshot::sender::Sender;
 use crate::store::{self, DataFolder, LogOptions, SegmentLog, SharedOptions, SharedRocks};
+use crate::tls::{self, Counts, Incoming, Port, Tls};
 use crate::upkeep::{Flusher, Upkeep};
 use crossbeam::sync::Parker;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -51,6 +54,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tonic::service::InterceptorLayer;
 
 /// Requests waiting at a shard: a second's worth of single calls.
 pub const INBOX: usize = 8_192;
@@ -65,6 +69,7 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// The configuration, the folder or the ports do not allow it, or the node met an error after which it must not go on.
 pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Output = ()>) -> Result<(), Error> {
     let clock = Clock::default();
+    let security = Security::open(&config)?.map(Arc::new);
     let folder = DataFolder::open(&config.data, &config.cluster, config.node)?;
     let listeners = Listeners::bind(&config).await?;
     let built = build(&config, &folder, clock)?;
@@ -73,27 +78,34 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let served = Arc::new(OnceLock::new());
     let handler = Handler { mailboxes: mailboxes.clone(), sessions: sessions.clone(), served: served.clone() };
     let inner = Inner::start()?;
-    let peer_config = peer_config(&config, &folder, inner.listen(listeners.peer)?)?;
+    let tls = security.as_ref().map(|security| security.tls.clone());
+    let peer_config = peer_config(&config, &folder, inner.listen(listeners.peer)?, tls.clone())?;
     let peers = Arc::new(inner.enter(|| Peers::start(peer_config, Arc::new(handler))));
+    let (trail, audited) = AuditTrail::new();
+    let guard = Arc::new(Guard::new(security.clone(), directory.clone(), clock, trail));
     let outbound = Outbound::new(peers.clone(), sessions.clone());
     let router = Arc::new(Router::new(directory.clone(), peers.clone()));
+    let audit = tokio::spawn(audit::run(audited, router.clone()));
     let dispatcher = Arc::new(Dispatcher::new(router.clone()));
     let info = Arc::new(ClusterInfo {
         directory: directory.clone(),
         peers: peers.clone(),
         sessions: sessions.clone(),
         data: config.data.clone(),
+        guard: guard.clone(),
         clock,
     });
     let shared = built.shared.clone();
     let receiver = Arc::new(Receiver::new(config.data.clone(), mailboxes.clone(), shared.clone()));
-    let _ = served.set(Served { router: router.clone(), dispatcher: dispatcher.clone(), receiver });
+    let _ =
+        served.set(Served { router: router.clone(), dispatcher: dispatcher.clone(), receiver, guard: guard.clone() });
     let backups = BackupsApi::new(BackupSource {
         router: router.clone(),
         mailboxes: mailboxes.clone(),
         data: config.data.clone(),
         shared: shared.clone(),
         clock,
+        guard: guard.clone(),
         mib_per_s: config.snapshot_mib_per_s,
     });
     let residents = Residents {
@@ -112,23 +124,30 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
 
     let hints_info = info.clone();
     let hints = inner.spawn(crate::hints::run(directory.clone(), peers.clone(), move || hints_info.own()));
+    let rejected = tokio::spawn(crate::hints::tell_rejected(directory.clone(), peers.clone(), guard.clone()));
     let placement = tokio::spawn(crate::placement::run(Arc::new(residents), router.clone(), failed.clone()));
     let (stopping, _) = watch::channel(false);
+    let refresh = tokio::spawn(refresh(security));
     let gate = Gate::new(config.api_memory_mib << 20);
     let counters = directory.clone();
     let pace = tokio::spawn(gate::pace::run(gate.clone(), move || gate::pace::taken(&counters.counters)));
+    let counts = Arc::new(Counts::default());
     let pages = http::routes(HttpState {
         info: info.clone(),
+        guard: guard.clone(),
+        counts: counts.clone(),
         metrics,
         gate: gate.clone(),
         memory_limit_bytes: gate::memory_limit_bytes(&config),
         fresh: Arc::default(),
     });
-    let http_door = Arc::new(Door::new(gate.clone(), config.http_connections, config.address_connections));
-    let http = tokio::spawn(gate::http::serve(http_door, listeners.http, pages, stopping.subscribe()));
-    let door = Arc::new(Door::new(gate.clone(), config.api_connections, config.address_connections));
-    let services = Services { router, dispatcher, sessions: sessions.clone(), info, backups, gate };
-    let api = tokio::spawn(serve_api(door, listeners.api, services, clock, stopping.subscribe()));
+    let door = |connections| Arc::new(Door::new(gate.clone(), connections, config.address_connections));
+    let http_door = door(config.http_connections);
+    let http_lines = Incoming::start(listeners.http, http_door, tls.clone(), Port::Http, counts.clone());
+    let http = tokio::spawn(gate::http::serve(http_lines, pages, stopping.subscribe()));
+    let api_lines = Incoming::start(listeners.api, door(config.api_connections), tls, Port::Api, counts);
+    let services = Services { router, dispatcher, sessions: sessions.clone(), info, backups, guard, gate };
+    let api = tokio::spawn(serve_api(api_lines, services, clock, stopping.subscribe()));
     tracing::info!(node = config.node, api = %config.api, peer = %config.peer, http = %config.http, "started");
 
     let mut failed_now = false;
@@ -147,6 +166,9 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     hints.abort();
     placement.abort();
     pace.abort();
+    refresh.abort();
+    audit.abort();
+    rejected.abort();
     let _ = tokio::time::timeout(DRAIN, api).await;
     let _ = tokio::time::timeout(DRAIN, http).await;
     disk.stop();
@@ -241,7 +263,12 @@ impl Listeners {
     }
 }
 
-fn peer_config(config: &Config, folder: &DataFolder, listen: TcpListener) -> Result<PeerConfig, Error> {
+fn peer_config(
+    config: &Config,
+    folder: &DataFolder,
+    listen: TcpListener,
+    tls: Option<Arc<Tls>>,
+) -> Result<PeerConfig, Error> {
     let peers = config.members.iter().filter(|m| m.node != config.node).map(|m| (m.node, m.peer.clone())).collect();
     Ok(PeerConfig {
         cluster: config.cluster.clone(),
@@ -250,6 +277,7 @@ fn peer_config(config: &Config, folder: &DataFolder, listen: TcpListener) -> Res
         seen: Arc::new(folder.seen()?),
         level: config.feature_level_max,
         listen,
+        tls,
         peers,
     })
 }
@@ -397,24 +425,35 @@ struct Services {
     sessions: Arc<Sessions>,
     info: Arc<ClusterInfo>,
     backups: BackupsApi,
+    guard: Arc<Guard>,
     gate: Arc<Gate>,
 }
 
+/// Looks at the files of keys and certificates for as long as the node runs.
+async fn refresh(security: Option<Arc<Security>>) {
+    while let Some(security) = security.clone() {
+        tokio::time::sleep(tls::LOOK_EVERY).await;
+        // Reads files.
+        let _ = tokio::task::spawn_blocking(move || security.refresh()).await;
+    }
+}
+
 async fn serve_api(
-    door: Arc<Door>,
-    listener: TcpListener,
+    lines: Incoming,
     services: Services,
     clock: Clock,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
-    let Services { router, dispatcher, sessions, info, backups, gate } = services;
-    let jobs = JobsServer::new(JobsApi::new(router.clone(), clock, gate.clone(), stopping.clone()))
+    let Services { router, dispatcher, sessions, info, backups, guard, gate } = services;
+    let jobs = JobsApi::new(router.clone(), guard.clone(), clock, gate.clone(), stopping.clone());
+    let jobs = JobsServer::new(jobs)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX * 2);
-    let workers = WorkersServer::new(WorkersApi::new(router.clone(), dispatcher, sessions, gate.clone()))
+    let workers = WorkersApi::new(router.clone(), guard.clone(), dispatcher, sessions, gate.clone());
+    let workers = WorkersServer::new(workers)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX * 2);
-    let admin = AdminServer::new(AdminApi::new(router, info));
+    let admin = AdminServer::new(AdminApi::new(router, guard.clone(), info));
     tonic::transport::Server::builder()
         .max_concurrent_streams(Some(STREAMS_MAX))
         .http2_max_header_list_size(Some(CALL_HEAD_BYTES))
@@ -425,10 +464,11 @@ async fn serve_api(
         .http2_keepalive_interval(Some(PROBE))
         .http2_keepalive_timeout(Some(PROBE))
         .layer(CallLayer { gate })
+        .layer(InterceptorLayer::new(move |request| identify(&guard, request)))
         .add_service(jobs)
         .add_service(workers)
         .add_service(admin)
         .add_service(BackupsServer::new(backups))
-        .serve_with_incoming_shutdown(door.incoming(listener), async move { drop(stopping.wait_for(|s| *s).await) })
+        .serve_with_incoming_shutdown(lines, async move { drop(stopping.wait_for(|s| *s).await) })
         .await
 }

@@ -1,6 +1,9 @@
 //! Questions to a shard: answered by its leader, confirmed by a quorum, with the archive behind the live tables.
 
+mod right;
 mod targets;
+
+pub use right::{Right, RightfulTargets};
 
 use crate::error;
 use crate::request::{Fault, MetaRequest, Request, Snapshot};
@@ -12,7 +15,7 @@ use moso_proto::{Code, JobState, ShardId, TaskId, v1};
 use moso_queue::Machine;
 use moso_queue::command::Target;
 use moso_queue::job::{EndedJob, Job};
-use moso_queue::meta::{MetaView, Object};
+use moso_queue::meta::{AuditEntry, MetaView, Object};
 use moso_queue::task::{EndedTask, Task};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
@@ -155,6 +158,17 @@ pub enum QueryCall {
         /// Most.
         limit: usize,
     },
+    /// The same, of which only those are given that the caller may act on: [`RightfulTargets`].
+    RightfulTargets {
+        /// Which.
+        filter: Filter,
+        /// What the caller may.
+        right: Right,
+        /// Live ones from this number up.
+        from: u64,
+        /// Most.
+        limit: usize,
+    },
 }
 
 /// A page of a listing.
@@ -209,6 +223,17 @@ pub enum MetaQueryCall {
         /// Name.
         name: String,
     },
+    /// Entries of the audit log, newest first, each as the JSON of an object.
+    Audit {
+        /// From this time on, Unix ms.
+        since_ms: u64,
+        /// Of this user; empty: of all.
+        user: String,
+        /// Before this entry; 0: from the newest.
+        before: u64,
+        /// Most.
+        limit: usize,
+    },
 }
 
 /// Runs a closure on the shard's reactor.
@@ -254,8 +279,12 @@ pub async fn run(router: &Router, shard: u16, query: QueryCall) -> Result<Bytes,
             Ok(crate::router::pack(&tasks(router, shard, filter, from, limit, meta).await?))
         }
         QueryCall::Targets { filter, from, limit } => {
-            let targets = on_reactor(router, shard, move |s| targets::find(s.machine, &filter, from, limit)).await?;
-            Ok(crate::router::pack(&targets))
+            let find = move |s: Snapshot<'_>| targets::find(s.machine, &filter, from, limit, &mut |_| true);
+            Ok(crate::router::pack(&on_reactor(router, shard, find).await?))
+        }
+        QueryCall::RightfulTargets { filter, right, from, limit } => {
+            let find = move |s: Snapshot<'_>| right.targets(s.machine, &filter, from, limit);
+            Ok(crate::router::pack(&on_reactor(router, shard, find).await?))
         }
     }
 }
@@ -543,6 +572,19 @@ async fn tasks(
     .await
 }
 
+/// An entry of the audit log in the place of an object.
+fn audited(entry: &AuditEntry) -> Object {
+    Object {
+        kind: "audit".to_owned(),
+        name: String::new(),
+        version: entry.seq,
+        json: serde_json::to_string(&entry.word).expect("texts and a number are JSON"),
+        author: entry.word.actor.clone(),
+        time_ms: entry.time_ms,
+        id: 0,
+    }
+}
+
 /// Runs a question to the meta group at this node.
 pub async fn run_meta(router: &Router, query: MetaQueryCall) -> Result<Vec<Object>, Fault> {
     let (send, answer) = oneshot::channel();
@@ -551,6 +593,12 @@ pub async fn run_meta(router: &Router, query: MetaQueryCall) -> Result<Vec<Objec
             MetaQueryCall::Get { kind, name } => machine.get(kind, name).cloned().into_iter().collect(),
             MetaQueryCall::List { kind } => machine.list(kind).cloned().collect::<Vec<_>>(),
             MetaQueryCall::History { kind, name } => machine.history(kind, name).into_iter().cloned().collect(),
+            MetaQueryCall::Audit { since_ms, user, before, limit } => {
+                let wanted = |entry: &&AuditEntry| user.is_empty() || entry.word.actor == *user;
+                let entries = machine.audit().skip_while(|entry| *before > 0 && entry.seq >= *before);
+                let entries = entries.take_while(|entry| entry.time_ms >= *since_ms).filter(wanted);
+                entries.take(*limit).map(audited).collect()
+            }
         }));
     });
     router.meta_request(MetaRequest::Query(run))?;

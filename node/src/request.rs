@@ -133,6 +133,8 @@ pub enum Request {
     LeaseTask {
         /// Task.
         task: u64,
+        /// Queue: jobs of the task that are in another one are not meant.
+        queue: u32,
         /// What the worker has.
         offer: Box<WorkerOffer>,
         /// Most jobs.

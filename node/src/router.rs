@@ -255,13 +255,13 @@ impl Router {
     pub async fn lease_task_here(
         &self,
         shard: u16,
-        task: u64,
+        (task, queue): (u64, u32),
         offer: WorkerOffer,
         max: usize,
         to: LeaseFor,
     ) -> Result<Vec<LeasedJob>, Fault> {
         let (reply, answer) = oneshot::channel();
-        self.request(shard, Request::LeaseTask { task, offer: Box::new(offer), max, to, reply })?;
+        self.request(shard, Request::LeaseTask { task, queue, offer: Box::new(offer), max, to, reply })?;
         in_time(answer, COMMAND_TIMEOUT, shard).await?
     }
 

@@ -1,6 +1,7 @@
 //! A moso cluster on this machine: started, watched, disturbed and stopped by a program, for `moso up`, for load tests
-//! and for tests.
+//! and for tests; and the authority that makes a cluster's certificates and tokens.
 
+pub mod ca;
 pub mod local;
 
-pub use local::{LocalCluster, LocalError, LocalOptions, Surroundings};
+pub use local::{Credentials, LocalCluster, LocalError, LocalOptions, Surroundings};

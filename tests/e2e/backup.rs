@@ -73,7 +73,7 @@ async fn make_objects(cluster: &Cluster) {
     let paused = Queue { max_running: 1_000, reason: "twice".into(), ..Queue::default() };
     cluster.queue_with("wait", paused).await;
     cluster.client.put_object(kind::SHARE, "Analysis", &Share { target: 2.5 }, None).await.unwrap();
-    cluster.client.put_object(kind::USER, "bob", &User { max_running: 77, banned: false }, None).await.unwrap();
+    cluster.client.put_object(kind::USER, "bob", &User { max_running: 77, ..User::default() }, None).await.unwrap();
     cluster.set("archive_days", 9).await;
 }
 

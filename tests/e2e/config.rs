@@ -23,7 +23,7 @@ impl Node {
         let [api, peer, http] = [0, 1, 2].map(|p: usize| ports[p].local_addr().unwrap());
         let data = folder.path().join("data");
         let text = format!(
-            "cluster = \"one\"\nnode = 1\ndata = {data:?}\nshards = 2\nreplicas = 1\n\
+            "cluster = \"one\"\nnode = 1\ndata = {data:?}\nshards = 2\nreplicas = 1\ninsecure = true\n\
              [[members]]\nnode = 1\napi = \"{api}\"\npeer = \"{peer}\"\nhttp = \"{http}\"\n"
         );
         Node { folder, config: text.parse().unwrap() }
@@ -89,7 +89,18 @@ async fn mistakes_in_the_configuration_are_named() {
     Node::new().with("shards", 0).check_refuses(&["shards", "4095"]).await;
     Node::new().with("replicas", 3).check_refuses(&["replicas"]).await;
     Node::new().with("node", 9).check_refuses(&["node", "9"]).await;
-    Node::new().with("api", "0.0.0.0:7001").check_refuses(&["api", "listen_anywhere"]).await;
+    Node::new().with("api", "0.0.0.0:7001").check_refuses(&["api", "insecure", "tls_ca"]).await;
+    // Without certificates only who says so.
+    let mut open = Node::new();
+    open.config.remove("insecure");
+    open.check_refuses(&["tls_ca", "tls_cert", "tls_key", "session_keys", "insecure = true"]).await;
+    open.with("tls_ca", "/nowhere")
+        .with("tls_cert", "/nowhere")
+        .with("tls_key", "/k")
+        .with("session_keys", "/s")
+        .refuses(&["tls_ca = /nowhere"])
+        .await;
+    Node::new().with("tls_ca", "/nowhere").check_refuses(&["tls_ca", "insecure"]).await;
     // All mistakes at once.
     let many = Node::new().with("raft_tick_ms", -1).with("linger_us", 99_999_999).with("nonsense", true);
     many.check_refuses(&["raft_tick_ms", "linger_us", "nonsense"]).await;

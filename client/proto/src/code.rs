@@ -42,10 +42,12 @@ pub enum Code {
     Forbidden = 15,
     /// A defect of moso, or damaged data: the operator must look at the node's log.
     Internal = 16,
+    /// The caller did not show who he is, or what he showed is not taken: the message says why.
+    Unauthenticated = 17,
 }
 
 impl Code {
-    const ALL: [Code; 16] = [
+    const ALL: [Code; 17] = [
         Code::Invalid,
         Code::NotFound,
         Code::TooLarge,
@@ -62,6 +64,7 @@ impl Code {
         Code::VersionMismatch,
         Code::Forbidden,
         Code::Internal,
+        Code::Unauthenticated,
     ];
 
     /// Name used in metadata and messages.
@@ -83,6 +86,7 @@ impl Code {
             Code::VersionMismatch => "version_mismatch",
             Code::Forbidden => "forbidden",
             Code::Internal => "internal",
+            Code::Unauthenticated => "unauthenticated",
         }
     }
 

@@ -13,3 +13,6 @@ pub const FIRST: u32 = 1;
 
 /// From this level on the cluster says at which level it is.
 pub const LEVELS: u32 = 2;
+
+/// From this level on the meta group keeps an audit log, and users have rates and can be locked.
+pub const AUDIT: u32 = 2;

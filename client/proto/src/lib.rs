@@ -1,24 +1,29 @@
 //! The public words of moso: identifiers, job states, error codes, the operator's objects and the gRPC messages.
 //!
 //! Without features this crate is pure types; `messages` adds the protobuf messages, `client` and `server` the
-//! tonic stubs.
+//! tonic stubs, `tokens` the making and checking of tokens.
 
 pub mod backup;
 pub mod code;
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod codec;
+pub mod grant;
 pub mod id;
 pub mod level;
 pub mod object;
+pub mod secret;
 pub mod setting;
 #[cfg(feature = "messages")]
 pub mod shape;
 pub mod shards;
 pub mod state;
+#[cfg(feature = "tokens")]
+pub mod token;
 pub mod view;
 
 pub use code::Code;
 pub use id::{JobId, ShardId, TaskId};
+pub use secret::Secret;
 pub use state::{JobState, TaskState};
 
 /// Messages and service stubs generated from `proto/*.proto`; the comments there are the API's reference.

@@ -1,6 +1,7 @@
 //! The operator's objects, kept by the meta group as JSON: queues, shares, users, time-outs, settings, nodes and the
 //! shard table. Unknown fields are refused, so a typing error is seen at once.
 
+use crate::level;
 pub use crate::shards::ShardTable;
 use crate::state::JobState;
 use serde::{Deserialize, Serialize};
@@ -100,6 +101,31 @@ pub struct User {
     pub max_running: u64,
     /// Submissions are refused.
     pub banned: bool,
+    /// All calls are refused, whatever shows who he is.
+    #[serde(skip_serializing_if = "is_default")]
+    pub locked: bool,
+    /// Tokens made before this time are refused, Unix s: to revoke those that were lost. 0: none.
+    #[serde(skip_serializing_if = "is_default")]
+    pub tokens_from_s: u64,
+    /// Calls a second at each node; 0: no bound. What travels on a stream counts as one.
+    #[serde(skip_serializing_if = "is_default")]
+    pub calls_per_s: u32,
+    /// Jobs submitted a second at each node; 0: no bound. Twice as many may come at once.
+    #[serde(skip_serializing_if = "is_default")]
+    pub jobs_per_s: u32,
+}
+
+impl User {
+    /// Feature level that its fields need.
+    pub fn since(&self) -> u32 {
+        let first = User { max_running: self.max_running, banned: self.banned, ..User::default() };
+        if *self == first { level::FIRST } else { level::AUDIT }
+    }
+}
+
+/// Fields that came later are not written unless they are used, so that objects made before stay as they are.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What happens when a time-out is reached.

@@ -125,8 +125,29 @@ pub const FEATURE_LEVEL: Schema = Schema {
     since: level::LEVELS,
 };
 
+/// Entries of the audit log.
+pub const AUDIT_ENTRIES_MAX: Schema = Schema {
+    name: "audit_entries_max",
+    unit: "entries",
+    min: 100,
+    max: 100_000,
+    default: 10_000,
+    doc: "entries of the audit log that are kept; the oldest go first",
+    since: level::AUDIT,
+};
+/// Days that entries of the audit log are kept.
+pub const AUDIT_DAYS: Schema = Schema {
+    name: "audit_days",
+    unit: "days",
+    min: 1,
+    max: 3650,
+    default: 365,
+    doc: "entries of the audit log are kept this long",
+    since: level::AUDIT,
+};
+
 /// All settings.
-pub const ALL: [Schema; 10] = [
+pub const ALL: [Schema; 12] = [
     SLOPPY_DISPATCH_PERCENT,
     BODY_BYTES_MAX,
     ARCHIVE_DAYS,
@@ -137,6 +158,8 @@ pub const ALL: [Schema; 10] = [
     REBALANCE,
     MOVES_MAX,
     FEATURE_LEVEL,
+    AUDIT_ENTRIES_MAX,
+    AUDIT_DAYS,
 ];
 
 /// The setting of this name.

@@ -64,7 +64,7 @@ macro_rules! without_lists {
 
 // Requests of one item, and what nodes answer: a client trusts its cluster.
 without_lists! {
-    JobRequest TaskRequest PutObjectRequest ObjectKey ClusterRequest BackupRequest
+    JobRequest TaskRequest PutObjectRequest ObjectKey ClusterRequest BackupRequest AuditRequest AuditList
     SubmitReply SubmitAnswers JobView JobList TaskView TaskList Explanation ActReply NodeFrame Object ObjectList
     ClusterReply BackupPart
 }

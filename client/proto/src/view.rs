@@ -18,6 +18,9 @@ pub struct Cluster {
     pub shards: Vec<ShardView>,
     /// All queues, summed over the shards.
     pub queues: Vec<QueueView>,
+    /// Calls rejected because of who called, since each node's start; the most frequent of each node.
+    #[serde(default)]
+    pub rejected: Vec<Rejected>,
 }
 
 /// One node.
@@ -64,6 +67,19 @@ pub struct NodeView {
     pub damaged_replicas: Vec<u16>,
     /// Seconds since start.
     pub uptime_s: u64,
+}
+
+/// Calls that were rejected because of who called.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// The node that was called.
+    pub node: u32,
+    /// Why.
+    pub reason: String,
+    /// Who; empty: nobody knows.
+    pub user: String,
+    /// How often.
+    pub count: u64,
 }
 
 /// One shard.

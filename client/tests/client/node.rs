@@ -371,6 +371,10 @@ impl Admin for Service {
         Err(Status::unimplemented("not played"))
     }
 
+    async fn audit(&self, _: Request<AuditRequest>) -> Answer<AuditList> {
+        Err(Status::unimplemented("not played"))
+    }
+
     async fn cluster(&self, _: Request<ClusterRequest>) -> Answer<ClusterReply> {
         let cluster = self.script.lock().unwrap().cluster.clone();
         Ok(Response::new(ClusterReply { json: serde_json::to_string(&cluster).unwrap() }))

@@ -1,13 +1,15 @@
 //! Submitters and users.
 
+use super::caller::caller;
 use super::selector::{Of, Scope, read_cursor, scope, write_cursor};
 use super::{busy, check, invalid, status, submissions};
 use crate::clock::Clock;
 use crate::directory::Counters;
 use crate::gate::call::Call;
 use crate::gate::{Gate, Held, Reason, share};
+use crate::identity::{Guard, Principal};
 use crate::limits::SLOW_MAX;
-use crate::query::{Filter, From, Page, QueryCall, Targets};
+use crate::query::{Filter, From, Page, QueryCall, Right, RightfulTargets, Targets};
 use crate::request::Fault;
 use crate::router::{Router, unknown, unpack};
 use bytes::Bytes;
@@ -43,6 +45,7 @@ const WATCHES_MAX: usize = 1_000;
 #[derive(Clone)]
 pub struct JobsApi {
     router: Arc<Router>,
+    guard: Arc<Guard>,
     clock: Clock,
     watches: Arc<Semaphore>,
     gate: Arc<Gate>,
@@ -50,9 +53,15 @@ pub struct JobsApi {
 }
 
 impl JobsApi {
-    /// Serves through `router` what `gate` lets in, until `stopping`.
-    pub fn new(router: Arc<Router>, clock: Clock, gate: Arc<Gate>, stopping: watch::Receiver<bool>) -> Self {
-        JobsApi { stopping, router, clock, gate, watches: Arc::new(Semaphore::new(WATCHES_MAX)) }
+    /// Serves through `router` what `gate` lets in and `guard` allows, until `stopping`.
+    pub fn new(
+        router: Arc<Router>,
+        guard: Arc<Guard>,
+        clock: Clock,
+        gate: Arc<Gate>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        JobsApi { stopping, router, guard, clock, gate, watches: Arc::new(Semaphore::new(WATCHES_MAX)) }
     }
 
     pub(super) fn full(&self, what: &str) -> Fault {
@@ -82,6 +91,11 @@ impl JobsApi {
         self.router.directory.meta.load_full()
     }
 
+    /// Whether a caller whose stream is long may go on.
+    pub(super) fn still_welcome(&self, who: &Principal) -> Result<(), Fault> {
+        self.guard.still_welcome(who)
+    }
+
     fn shards(&self) -> u16 {
         self.router.directory.shards.len() as u16
     }
@@ -90,7 +104,12 @@ impl JobsApi {
         result.map(Response::new).map_err(|fault| status(fault, &self.meta()))
     }
 
-    pub(super) async fn submit_request(&self, request: v1::SubmitRequest) -> Result<v1::SubmitReply, Fault> {
+    pub(super) async fn submit_request(
+        &self,
+        who: &Principal,
+        mut request: v1::SubmitRequest,
+    ) -> Result<v1::SubmitReply, Fault> {
+        self.own(who, &mut request)?;
         let _admitted = self.admit(&request)?;
         let spec = request.task.as_ref().ok_or_else(|| invalid("task is missing"))?;
         let submission = check::submission_id(&request.submission_id)?;
@@ -127,6 +146,25 @@ impl JobsApi {
         }
     }
 
+    /// Makes a submission the caller's, or refuses it.
+    fn own(&self, who: &Principal, request: &mut v1::SubmitRequest) -> Result<(), Fault> {
+        let Some(spec) = request.task.as_mut().filter(|_| !who.is_anyone()) else { return Ok(()) };
+        if spec.owner.is_empty() {
+            spec.owner = who.user.to_string();
+        }
+        let v1::TaskSpec { owner, group, .. } = spec;
+        if !who.may_submit(owner, group) {
+            let why = match (who.submitter, *who.user == **owner) {
+                (false, _) => "he has not the role of a submitter".to_owned(),
+                (true, false) => format!("only an operator submits for another owner ({owner:?})"),
+                (true, true) => format!("he is not in the group {group:?}"),
+            };
+            return Err(self.guard.forbid(who, "submission", format!("user {} may not submit this: {why}", who.user)));
+        }
+        let jobs = request.array.max(u32::try_from(request.jobs.len()).unwrap_or(u32::MAX));
+        self.guard.may_submit_now(who, jobs)
+    }
+
     /// Whether the shard has room for more jobs.
     fn room(&self, shard: ShardId, meta: &MetaView) -> Result<(), Fault> {
         let live = self.router.directory.shard(shard.0).map_or(0, |s| s.status.load().live);
@@ -152,6 +190,33 @@ impl JobsApi {
         let (shard, seq) = self.job_shard(id)?;
         let bytes = self.router.query(shard, &QueryCall::Job { seq, body }).await?;
         decode(bytes)
+    }
+
+    /// The job, with what the caller may see of it.
+    async fn job_for(&self, who: &Principal, id: u64, body: bool) -> Result<v1::JobView, Fault> {
+        let mut job = self.job(id, body).await?;
+        if !who.may_read(&job.owner, &job.group) {
+            if body {
+                let text = format!("user {} may not read the body of job {id}: it is {}'s", who.user, job.owner);
+                return Err(self.guard.forbid(who, "body of a job", text));
+            }
+            hide(&mut job);
+        }
+        Ok(job)
+    }
+
+    async fn jobs_for(
+        &self,
+        who: &Principal,
+        request: v1::ListRequest,
+        call: Option<Arc<Call>>,
+    ) -> Result<v1::JobList, Fault> {
+        let listed = self.list(request, Of::Jobs).await;
+        made(call, &listed);
+        let (items, cursor) = listed?;
+        let mut jobs: Vec<v1::JobView> = decode_all(items)?;
+        jobs.iter_mut().filter(|job| !who.may_read(&job.owner, &job.group)).for_each(hide);
+        Ok(v1::JobList { jobs, cursor })
     }
 
     async fn task(&self, id: u64) -> Result<v1::TaskView, Fault> {
@@ -192,45 +257,67 @@ impl JobsApi {
         scope(selector, of, &*self.router.meta_with(&named).await?, self.shards())
     }
 
-    async fn act_request(&self, request: v1::ActRequest) -> Result<v1::ActReply, Fault> {
+    async fn act_request(&self, who: &Principal, request: v1::ActRequest) -> Result<v1::ActReply, Fault> {
         let action = action(request.action)?;
         let selector = request.selector.unwrap_or_default();
         if selector == v1::Selector::default() {
             return Err(invalid("the selector is empty: name jobs, tasks, a queue, an owner, or states"));
         }
         let scope = self.scope(&selector, Of::Jobs).await?;
-        let actor: Box<str> = check::name("actor", &request.actor)?.into();
+        let actor: Box<str> = check::name("actor", who.name_or(&request.actor))?.into();
+        let right = (!who.is_anyone()).then(|| Right::new(who, kill_code(&action)));
+        let act = Act { right, action, actor, dry_run: request.dry_run };
         let mut tally = Tally::default();
         for (shard, filter) in scope.filters {
-            self.act_on_shard(shard, filter, &action, &actor, request.dry_run, &mut tally).await?;
+            self.act_on_shard(shard, filter, &act, &mut tally).await?;
+        }
+        if tally.forbidden > 0 {
+            self.guard.rejections().count("jobs of others", &who.user);
+        }
+        if tally.foreign > 0 && !act.dry_run {
+            let outcome = format!("{} of {} changed, {} of others", tally.changed, tally.matched, tally.foreign);
+            self.guard.did(who, verb(&act.action), selected(&selector), outcome);
         }
         Ok(tally.reply())
     }
 
-    async fn act_on_shard(
-        &self,
-        shard: u16,
-        filter: Filter,
-        action: &Action,
-        actor: &str,
-        dry_run: bool,
-        tally: &mut Tally,
-    ) -> Result<(), Fault> {
+    /// What the caller may act on, from the number `from` up.
+    async fn targets(&self, shard: u16, filter: &Filter, from: u64, act: &Act) -> Result<RightfulTargets, Fault> {
+        let (filter, limit) = (filter.clone(), COMMAND_JOBS_MAX);
+        match act.right.clone() {
+            Some(right) => {
+                let call = QueryCall::RightfulTargets { filter, right, from, limit };
+                unpack(&self.router.query(shard, &call).await?)
+            }
+            None => {
+                let targets = unpack(&self.router.query(shard, &QueryCall::Targets { filter, from, limit }).await?)?;
+                Ok(RightfulTargets { targets, ..RightfulTargets::default() })
+            }
+        }
+    }
+
+    async fn act_on_shard(&self, shard: u16, filter: Filter, act: &Act, tally: &mut Tally) -> Result<(), Fault> {
         let mut from = 0;
         loop {
-            let call = QueryCall::Targets { filter: filter.clone(), from, limit: COMMAND_JOBS_MAX };
-            let found: Targets = unpack(&self.router.query(shard, &call).await?)?;
+            let rightful = self.targets(shard, &filter, from, act).await?;
+            let found: Targets = rightful.targets;
+            if rightful.forbidden > 0 {
+                tally.matched += rightful.forbidden;
+                tally.forbidden += rightful.forbidden;
+                tally.refuse("it is another's: you may not", rightful.forbidden, ShardId(shard).id(rightful.example));
+            }
+            tally.foreign += rightful.foreign;
             let count = found.jobs.len() as u64 + found.rests.iter().map(|(_, n)| u64::from(*n)).sum::<u64>();
             tally.matched += count;
             for &seq in &found.missing {
                 tally.refuse("it is not known or has ended", 1, ShardId(shard).id(seq));
             }
-            if dry_run {
+            if act.dry_run {
                 tally.changed += count;
             } else if count > 0 {
                 for targets in found.targets().chunks(COMMAND_JOBS_MAX) {
-                    let command =
-                        Command::Act { action: action.clone(), targets: targets.to_vec(), actor: actor.into() };
+                    let (action, actor) = (act.action.clone(), act.actor.clone());
+                    let command = Command::Act { action, targets: targets.to_vec(), actor };
                     match self.router.command_once(shard, command.to_bytes().into()).await? {
                         Reply::Acted { changed, refused } => tally.add(shard, changed, refused),
                         other => {
@@ -254,6 +341,61 @@ fn made(call: Option<Arc<Call>>, page: &Result<(Vec<Vec<u8>>, String), Fault>) {
         // As items, as messages and as the reply.
         call.made(3 * items);
     }
+}
+
+/// An action, by whom.
+struct Act {
+    /// `None`: nobody asked who he is, and he may do all.
+    right: Option<Right>,
+    action: Action,
+    actor: Box<str>,
+    dry_run: bool,
+}
+
+fn kill_code(action: &Action) -> Option<u8> {
+    match action {
+        Action::Kill(code) => Some(*code),
+        _ => None,
+    }
+}
+
+/// The action in a word, for the audit log.
+fn verb(action: &Action) -> &'static str {
+    match action {
+        Action::Kill(_) => "kill",
+        Action::Hold(_) => "hold",
+        Action::Release => "release",
+        Action::Retry(_) => "retry",
+        Action::Priority(_) => "priority",
+    }
+}
+
+/// What was chosen, for the audit log.
+fn selected(selector: &v1::Selector) -> String {
+    let first = |ids: &[u64]| match ids {
+        [] => String::new(),
+        [one] => one.to_string(),
+        [one, ..] => format!("{one} and {} more", ids.len() - 1),
+    };
+    let fields = [
+        ("job", first(&selector.jobs)),
+        ("task", first(&selector.tasks)),
+        ("queue", selector.queue.clone()),
+        ("state", selector.states.join(",")),
+        ("owner", selector.owner.clone()),
+        ("group", selector.group.clone()),
+        ("share", selector.share.clone()),
+        ("label", selector.label.clone()),
+    ];
+    let given = fields.iter().filter(|(_, value)| !value.is_empty());
+    given.map(|(field, value)| format!("{field} {value}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Takes out of a job what is for its owner and his group.
+fn hide(job: &mut v1::JobView) {
+    job.output = Bytes::new();
+    job.body = Bytes::new();
+    job.errors.iter_mut().for_each(|error| error.text.clear());
 }
 
 fn decode<M: prost::Message + Default>(bytes: Bytes) -> Result<M, Fault> {
@@ -298,6 +440,10 @@ fn action(action: Option<v1::act_request::Action>) -> Result<Action, Fault> {
 struct Tally {
     matched: u64,
     changed: u64,
+    /// Left out because the caller may not.
+    forbidden: u64,
+    /// Jobs of others that were meant.
+    foreign: u64,
     refused: BTreeMap<&'static str, (u64, u64)>,
 }
 
@@ -334,7 +480,8 @@ impl Tally {
 #[tonic::async_trait]
 impl Jobs for JobsApi {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
-        self.answer(self.submit_request(request.into_inner()).await)
+        let who = caller(&request)?;
+        self.answer(self.submit_request(&who, request.into_inner()).await)
     }
 
     type SubmitStreamStream = ReceiverStream<Result<v1::SubmitAnswers, Status>>;
@@ -343,21 +490,21 @@ impl Jobs for JobsApi {
         &self,
         request: Request<Streaming<v1::SubmitFrame>>,
     ) -> Result<Response<Self::SubmitStreamStream>, Status> {
+        let who = caller(&request)?;
         let (send, answers) = mpsc::channel(submissions::SEND_QUEUE);
-        tokio::spawn(submissions::serve(self.clone(), request.into_inner(), send, self.stopping.clone()));
+        tokio::spawn(submissions::serve(self.clone(), who, request.into_inner(), send, self.stopping.clone()));
         Ok(Response::new(ReceiverStream::new(answers)))
     }
 
     async fn get_job(&self, request: Request<v1::JobRequest>) -> Result<Response<v1::JobView>, Status> {
+        let who = caller(&request)?;
         let request = request.into_inner();
-        self.answer(self.job(request.job_id, request.body).await)
+        self.answer(self.job_for(&who, request.job_id, request.body).await)
     }
 
     async fn list_jobs(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::JobList>, Status> {
-        let call = request.extensions().get::<Arc<Call>>().cloned();
-        let result = self.list(request.into_inner(), Of::Jobs).await;
-        made(call, &result);
-        self.answer(result.and_then(|(items, cursor)| Ok(v1::JobList { jobs: decode_all(items)?, cursor })))
+        let (who, call) = (caller(&request)?, request.extensions().get::<Arc<Call>>().cloned());
+        self.answer(self.jobs_for(&who, request.into_inner(), call).await)
     }
 
     async fn get_task(&self, request: Request<v1::TaskRequest>) -> Result<Response<v1::TaskView>, Status> {
@@ -415,6 +562,7 @@ impl Jobs for JobsApi {
     }
 
     async fn act(&self, request: Request<v1::ActRequest>) -> Result<Response<v1::ActReply>, Status> {
-        self.answer(self.act_request(request.into_inner()).await)
+        let who = caller(&request)?;
+        self.answer(self.act_request(&who, request.into_inner()).await)
     }
 }

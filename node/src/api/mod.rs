@@ -1,6 +1,7 @@
 //! The gRPC services: words of the API to requests and back. Talks to the router and the dispatcher only.
 
 pub mod admin;
+pub mod caller;
 pub mod check;
 #[doc(hidden)]
 pub mod frames;
@@ -27,6 +28,7 @@ pub fn status(fault: Fault, meta: &MetaView) -> Status {
         Code::Timeout => GrpcCode::DeadlineExceeded,
         Code::VersionMismatch => GrpcCode::Aborted,
         Code::Forbidden => GrpcCode::PermissionDenied,
+        Code::Unauthenticated => GrpcCode::Unauthenticated,
         Code::Internal => GrpcCode::Internal,
     };
     let mut status = Status::new(grpc, fault.message);

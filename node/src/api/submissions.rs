@@ -1,14 +1,17 @@
 //! Submissions on a stream: each is answered as by a call of its own, what is answered at the same time goes back in one
 //! frame.
 
+use super::caller::over_now;
 use super::frames::fault_of;
 use super::jobs::JobsApi;
 use super::{invalid, status};
+use crate::identity::Principal;
 use crate::limits::{SLOW_MAX, SUBMISSIONS_MAX};
 use crate::request::Fault;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use moso_proto::v1;
+use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
@@ -29,6 +32,7 @@ type Answers = mpsc::Sender<Result<v1::SubmitAnswers, Status>>;
 /// is answered, and the client goes on at another node.
 pub async fn serve(
     api: JobsApi,
+    who: Arc<Principal>,
     mut inbound: Streaming<v1::SubmitFrame>,
     send: Answers,
     mut stopping: watch::Receiver<bool>,
@@ -53,9 +57,14 @@ pub async fn serve(
                     let _ = send.try_send(Err(status(fault, &api.meta())));
                     return;
                 }
+                // Whoever opens a new stream shows that he still may.
+                Ok(Some(_)) if api.still_welcome(&who).is_err() => {
+                    let _ = send.try_send(Err(status(over_now(), &api.meta())));
+                    return;
+                }
                 Ok(Some(frame)) => for submission in frame.submissions {
                     match under_way.len() < UNDER_WAY_MAX {
-                        true => under_way.push(answer(&api, submission)),
+                        true => under_way.push(answer(&api, &who, submission)),
                         false => out.answers.push(refused(&api, submission.number, api.full("submissions"))),
                     }
                 },
@@ -89,9 +98,9 @@ async fn stops(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
-async fn answer(api: &JobsApi, submission: v1::NumberedSubmission) -> v1::SubmitAnswer {
+async fn answer(api: &JobsApi, who: &Principal, submission: v1::NumberedSubmission) -> v1::SubmitAnswer {
     let number = submission.number;
-    match api.submit_request(submission.request.unwrap_or_default()).await {
+    match api.submit_request(who, submission.request.unwrap_or_default()).await {
         Ok(reply) => v1::SubmitAnswer { number, reply: Some(reply), fault: None },
         Err(fault) => refused(api, number, fault),
     }

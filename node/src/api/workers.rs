@@ -1,11 +1,13 @@
 //! Workers: one stream is one session. A frame may carry results, heartbeats and a lease request; what is ready at the
 //! same time goes back in one frame.
 
+use super::caller::{caller, over_now};
 use super::frames::{fault_of, merge, push_into, read, refusal, settle, split, tobekilled};
 use super::{check, invalid, status};
 use crate::dispatch::{Ask, Cancel, Dispatcher, Leased};
 use crate::gate::line::Line;
 use crate::gate::{Gate, Held, Reason, share};
+use crate::identity::{Guard, Principal};
 use crate::limits::{CALL_BEGIN_MAX, SLOW_MAX, STREAM_WINDOW_BYTES};
 use crate::request::Fault;
 use crate::router::{HeartbeatCall, Router, unknown};
@@ -98,15 +100,22 @@ impl UnderWay {
 #[derive(Clone)]
 pub struct WorkersApi {
     router: Arc<Router>,
+    guard: Arc<Guard>,
     dispatcher: Arc<Dispatcher>,
     sessions: Arc<Sessions>,
     gate: Arc<Gate>,
 }
 
 impl WorkersApi {
-    /// Serves through `router` and `dispatcher` what `gate` lets in.
-    pub fn new(router: Arc<Router>, dispatcher: Arc<Dispatcher>, sessions: Arc<Sessions>, gate: Arc<Gate>) -> Self {
-        WorkersApi { router, dispatcher, sessions, gate }
+    /// Serves through `router` and `dispatcher` what `gate` lets in and `guard` allows.
+    pub fn new(
+        router: Arc<Router>,
+        guard: Arc<Guard>,
+        dispatcher: Arc<Dispatcher>,
+        sessions: Arc<Sessions>,
+        gate: Arc<Gate>,
+    ) -> Self {
+        WorkersApi { router, guard, dispatcher, sessions, gate }
     }
 }
 
@@ -118,6 +127,7 @@ impl Workers for WorkersApi {
         &self,
         request: Request<Streaming<v1::WorkerFrame>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let who = caller(&request)?;
         let (send, frames) = mpsc::channel(SEND_QUEUE);
         let api = self.clone();
         let session = Arc::new(AtomicU64::new(0));
@@ -126,7 +136,7 @@ impl Workers for WorkersApi {
         tokio::spawn(async move {
             let line = request.extensions().get::<Arc<Line>>().cloned();
             let mut inbound = request.into_inner();
-            if let Err(fault) = api.serve(&mut inbound, &send, &session, line).await {
+            if let Err(fault) = api.serve(who, &mut inbound, &send, &session, line).await {
                 let status = status(fault, &api.router.directory.meta.load());
                 let _ = send.send_timeout((Held::default(), Err(status)), SLOW_MAX).await;
             }
@@ -199,6 +209,7 @@ impl Drop for Frames {
 impl WorkersApi {
     async fn serve(
         &self,
+        who: Arc<Principal>,
         inbound: &mut Streaming<v1::WorkerFrame>,
         send: &mpsc::Sender<Out>,
         number: &AtomicU64,
@@ -209,23 +220,38 @@ impl WorkersApi {
         if hello.session == 0 {
             return Err(invalid("the session number must not be zero"));
         }
-        check::name("worker", &hello.worker)?;
-        number.store(hello.session, Ordering::Relaxed);
+        let name = match who.is_anyone() {
+            true => hello.worker,
+            false => format!("{}:{}", who.user, hello.worker),
+        };
+        let worker: Arc<str> = check::name("worker", &name)?.into();
+        // From here on the session's number is one that only this caller can have.
+        let (own, session_key) = self.guard.session(&who, hello.session, hello.key)?;
+        number.store(own, Ordering::Relaxed);
+        if session_key != 0
+            && send
+                .send((Held::default(), Ok(v1::NodeFrame { session_key, ..v1::NodeFrame::default() })))
+                .await
+                .is_err()
+        {
+            return Ok(());
+        }
         let (pushes, mut pushed) = mpsc::channel(PUSHES);
-        let ticket = self.sessions.open(hello.session, pushes).ok_or_else(|| Fault {
+        let ticket = self.sessions.open(own, pushes).ok_or_else(|| Fault {
             retry_after_ms: 5_000,
             ..Fault::new(Code::Busy, format!("this node has {STREAMS_MAX} sessions already: go to another"))
         })?;
         let session = Session {
             api: self.clone(),
-            number: hello.session,
+            number: own,
             line,
-            worker: hello.worker.as_str().into(),
+            worker,
+            who,
             one_lease: Arc::default(),
             leasings: Arc::new(Semaphore::new(LEASINGS_MAX)),
         };
         let result = session.run(first, inbound, &mut pushed, send).await;
-        self.sessions.close(hello.session, ticket);
+        self.sessions.close(own, ticket);
         result
     }
 }
@@ -237,6 +263,7 @@ struct Session {
     /// Its connection.
     line: Option<Arc<Line>>,
     worker: Arc<str>,
+    who: Arc<Principal>,
     /// Held by the lease request that is being answered: those that it replaces end before it begins.
     one_lease: Arc<Mutex<()>>,
     leasings: Arc<Semaphore>,
@@ -253,6 +280,7 @@ impl Session {
         let mut parts = UnderWay::default();
         let mut leasing: Option<Leasing> = None;
         let mut reading = self.take(first, &mut parts, &mut leasing)?;
+        let mut over = std::pin::pin!(self.api.guard.over(&self.who));
         loop {
             let mut out = v1::NodeFrame::default();
             let mut undelivered = Vec::new();
@@ -261,6 +289,8 @@ impl Session {
             tokio::select! {
                 // The worker has gone; what is under way comes to its end by itself, or is repeated.
                 () = send.closed() => return Ok(()),
+                // Whoever comes again shows that he still may.
+                () = &mut over => return Err(over_now()),
                 frame = inbound.message(), if room => match frame {
                     Ok(Some(frame)) => reading = self.take(frame, &mut parts, &mut leasing)?,
                     Ok(None) => reading = false,
@@ -374,6 +404,7 @@ impl Session {
                 format!("at most {QUEUES_MAX} queues and {TAGS_MAX} tags in one lease request"),
             ));
         }
+        self.may_take(&request)?;
         let named: Vec<_> = request.queues.iter().map(|name| (kind::QUEUE, name.as_str())).collect();
         let meta = self.api.router.meta_with(&named).await?;
         let queue = |name: &String| meta.queue(name).map(|q| q.id).ok_or_else(|| unknown(kind::QUEUE, name));
@@ -400,6 +431,19 @@ impl Session {
             worker: self.worker.clone(),
             wait: Duration::from_millis(u64::from(request.wait_ms)).min(WAIT_MAX),
         })
+    }
+
+    /// Whether the caller may take jobs of the queues that he names.
+    fn may_take(&self, request: &v1::LeaseRequest) -> Result<(), Fault> {
+        let (guard, who) = (&self.api.guard, &self.who);
+        guard.still_welcome(who)?;
+        match request.queues.iter().find(|queue| !who.may_work(queue)) {
+            None => Ok(()),
+            Some(queue) => {
+                let text = format!("user {} may not take jobs of the queue {queue:?}", who.user);
+                Err(guard.forbid(who, "queue", text))
+            }
+        }
     }
 
     /// Leases in the background, so that what was leased is given back if nobody takes the answer.

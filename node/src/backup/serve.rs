@@ -1,9 +1,11 @@
 //! The leader's side: makes a copy of a shard's state and streams it to whoever asked.
 
 use super::{Figures, figures};
+use crate::api::caller::caller;
 use crate::api::status;
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::identity::Guard;
 use crate::reactor::{Mailbox, reactor_of};
 use crate::request::{Fault, MetaRequest};
 use crate::router::{QUERY_TIMEOUT, Router, in_time};
@@ -45,6 +47,8 @@ pub struct BackupSource {
     pub shared: Arc<SharedRocks>,
     /// Time.
     pub clock: Clock,
+    /// Who may.
+    pub guard: Arc<Guard>,
     /// What a copy may take of disk and line, MiB/s.
     pub mib_per_s: u64,
 }
@@ -116,7 +120,20 @@ impl Backups for BackupsApi {
     type BackupStream = ReceiverStream<Result<v1::BackupPart, Status>>;
 
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
-        match self.begin(request.into_inner().shard).await {
+        let who = caller(&request)?;
+        let shard = request.into_inner().shard;
+        let guard = &self.source.guard;
+        if !who.operator {
+            guard.tried(&who, &format!("backup shard {shard}"));
+        }
+        let begun = match who.operator {
+            true => {
+                guard.did(&who, "backup", format!("shard {shard}"), "asked".to_owned());
+                self.begin(shard).await
+            }
+            false => Err(guard.forbid(&who, "not an operator", "only operators may copy the cluster's state")),
+        };
+        match begun {
             Ok(parts) => Ok(Response::new(ReceiverStream::new(parts))),
             Err(fault) => Err(status(fault, &self.source.router.directory.meta.load())),
         }

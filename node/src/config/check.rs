@@ -14,7 +14,7 @@ pub(super) fn check(config: &Config) -> Result<(), Vec<String>> {
     check_names(config, &mut errors);
     check_members(config, &mut errors);
     for (key, address) in [("api", &config.api), ("peer", &config.peer), ("http", &config.http)] {
-        check_listen(key, address, config.listen_anywhere, &mut errors);
+        check_listen(key, address, config.insecure, &mut errors);
     }
     let Config { replicas, election_ticks, heartbeat_ticks, .. } = config;
     if ![1, 3, 5].contains(replicas) {
@@ -90,17 +90,46 @@ fn is_host_and_port(address: &str) -> bool {
     host_ok && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
-fn check_listen(key: &str, address: &str, anywhere: bool, errors: &mut Vec<String>) {
+fn check_listen(key: &str, address: &str, insecure: bool, errors: &mut Vec<String>) {
     match address.parse::<SocketAddr>() {
         // Without a member of its own, that is the mistake to tell.
         Err(_) if address.is_empty() => {}
         Err(_) => errors.push(format!(
             "{key} = {address:?}: must be an IP address and a port; if others reach the node by a name, give both"
         )),
-        Ok(address) if !address.ip().is_loopback() && !anywhere => errors.push(format!(
-            "{key} = {address}: others than this machine could connect, and the line is not encrypted; in a private \
-             network set listen_anywhere = true"
+        Ok(address) if !address.ip().is_loopback() && insecure => errors.push(format!(
+            "{key} = {address}: others than this machine could connect, and with insecure = true nobody is asked who he is; \
+             give certificates instead (tls_ca, tls_cert, tls_key: `moso ca --help`)"
         )),
         Ok(_) => {}
     }
+}
+
+/// A node that runs asks who calls, unless it was told not to.
+pub(super) fn check_secured(config: &Config) -> Result<(), Vec<String>> {
+    let required = [
+        ("tls_ca", &config.tls_ca),
+        ("tls_cert", &config.tls_cert),
+        ("tls_key", &config.tls_key),
+        ("session_keys", &config.session_keys),
+    ];
+    let optional = [("token_keys", &config.token_keys), ("token_issuers", &config.token_issuers)];
+    let is_given = |path: &std::path::Path| !path.as_os_str().is_empty();
+    let errors: Vec<String> = match config.insecure {
+        true => {
+            let all = required.iter().chain(&optional).filter(|(_, path)| is_given(path));
+            all.map(|(key, _)| format!("{key}: is of no use with insecure = true; take one of them out")).collect()
+        }
+        false => {
+            let missing = required.iter().filter(|(_, path)| !is_given(path));
+            missing
+                .map(|(key, _)| {
+                    format!(
+                        "{key}: must be given (`moso ca --help` makes it), or insecure = true to run on loopback only"
+                    )
+                })
+                .collect()
+        }
+    };
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
 }

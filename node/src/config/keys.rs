@@ -40,8 +40,20 @@ const NUMBERS: &[Number] = &[
     number("feature_level_max", 1, moso_proto::level::LEVEL as i64, "level"),
 ];
 
-const TEXTS: [&str; 5] = ["cluster", "data", "api", "peer", "http"];
-const SWITCHES: [&str; 2] = ["listen_anywhere", "join"];
+const TEXTS: [&str; 11] = [
+    "cluster",
+    "data",
+    "api",
+    "peer",
+    "http",
+    "tls_ca",
+    "tls_cert",
+    "tls_key",
+    "token_keys",
+    "token_issuers",
+    "session_keys",
+];
+const SWITCHES: [&str; 3] = ["listen_anywhere", "insecure", "join"];
 const MEMBERS: &str = "members";
 
 pub(super) fn is_text(key: &str) -> bool {

@@ -77,6 +77,7 @@ fn flags_go_before_environment_before_file() {
         ("HOME", "/"),
     ];
     let config = read(GOOD, &["--data", "/flag", "--http", "0.0.0.0:80"], &env).unwrap();
+    assert!(!config.insecure);
     assert_eq!((config.node, config.shards, config.cluster.as_str()), (1, 8, "12"));
     assert_eq!((config.data, config.http.as_str()), (PathBuf::from("/flag"), "0.0.0.0:80"));
     assert_eq!(config.api, "127.0.0.1:1001");
@@ -105,7 +106,8 @@ fn mistakes_name_key_value_range_and_unit() {
     assert_eq!(mistake("disk_low_mib = 63"), "disk_low_mib = 63: must be at least reserve_mib, 64 (MiB)");
     assert_eq!(mistake("disk_stuck_ms = 99"), "disk_stuck_ms = 99: must be a whole number from 100 to 50000 (ms)");
     assert!(mistake("state_write_buffer_mib = 100").contains("at least twice"));
-    assert!(mistake("api = \"0.0.0.0:1\"").contains("set listen_anywhere = true"));
+    assert!(mistake("insecure = true\napi = \"0.0.0.0:1\"").contains("give certificates instead"));
+    assert!(read(&GOOD.replacen("node = 2", "node = 2\napi = \"0.0.0.0:1\"", 1), &[], &[]).is_ok());
     assert!(mistake("api = \"host:1\"").starts_with("api = \"host:1\": must be an IP address and a port"));
 }
 

@@ -14,8 +14,8 @@ use std::task::{Context, Poll};
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::BoxFuture;
 use tonic::codegen::http::{HeaderMap, Request, Response};
+use tonic::codegen::{BoxFuture, StdError};
 use tower::{Layer, Service};
 
 /// What a call is, as far as its admission goes.
@@ -74,10 +74,11 @@ pub struct Calls<S> {
     gate: Arc<Gate>,
 }
 
-impl<S> Service<Request<Body>> for Calls<S>
+impl<S, B> Service<Request<Body>> for Calls<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible>,
     S::Future: Send + 'static,
+    B: http_body::Body<Data = bytes::Bytes, Error: Into<StdError>> + Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -99,15 +100,15 @@ where
             Err(status) => return Box::pin(std::future::ready(Ok(status.into_http()))),
         }
         if let Some(line) = &call.line {
-            let info = line.info().clone();
-            request.extensions_mut().insert(info);
+            let caller = line.caller().clone();
+            request.extensions_mut().insert(caller);
         }
         let call = Arc::new(call);
         let asked = call.clone();
         request.extensions_mut().insert(call.clone());
         let request = request.map(|body| Body::new(Asked::new(body, kind, asked)));
         let answer = self.inner.call(request);
-        Box::pin(async move { Ok(answer.await?.map(|body| Body::new(Answered { body, call }))) })
+        Box::pin(async move { Ok(answer.await?.map(|body| Body::new(Answered { body: Body::new(body), call }))) })
     }
 }
 

@@ -3,13 +3,12 @@
 use super::line::{Guarded, Line, Use};
 use super::{Gate, Reason};
 use crate::limits::ACCEPT_PAUSE;
-use futures::Stream;
+use crate::tls;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::net::{TcpListener, TcpStream};
-use tonic::transport::server::TcpConnectInfo;
 
 #[derive(Default)]
 struct Open {
@@ -88,7 +87,7 @@ impl Door {
 
     /// The next connection that finds a place. While the node is behind they come in turns, so that many who connect again
     /// and again do not keep it from its work.
-    pub async fn accept(self: &Arc<Self>, listener: &TcpListener, kind: Use) -> Guarded<TcpStream> {
+    pub async fn accept(self: &Arc<Self>, listener: &TcpListener) -> (TcpStream, Place) {
         loop {
             self.gate.pace.turn().await;
             let (stream, remote) = match listener.accept().await {
@@ -103,21 +102,20 @@ impl Door {
             let Ok(place) = self.enter(Some(remote.ip())) else { continue };
             // Without it small answers wait; a socket that refuses is gone already.
             let _ = stream.set_nodelay(true);
-            return Guarded::new(stream, Line::new(self.gate.clone(), kind, info(remote)), place);
+            return (stream, place);
         }
     }
 
-    /// All connections that find a place.
-    pub fn incoming(self: Arc<Self>, listener: TcpListener) -> impl Stream<Item = io::Result<Guarded<TcpStream>>> {
-        futures::stream::unfold((self, listener), |(door, listener)| async move {
-            let guarded = door.accept(&listener, Use::Calls).await;
-            Some((Ok(guarded), (door, listener)))
-        })
+    /// Guards a connection that has a place here.
+    pub fn guard(&self, line: tls::Line, kind: Use, place: Place) -> Guarded<tls::Line> {
+        let caller = line.caller().clone();
+        Guarded::new(line, Line::new(self.gate.clone(), kind, caller), place)
     }
-}
 
-fn info(remote: SocketAddr) -> TcpConnectInfo {
-    TcpConnectInfo { local_addr: None, remote_addr: Some(remote) }
+    /// Counts a connection that was not let in.
+    pub fn refused(&self, reason: Reason) {
+        self.gate.refusals.count(reason);
+    }
 }
 
 /// Whether the system lacks something, descriptors most likely: then nobody can connect for a while. Other errors are of

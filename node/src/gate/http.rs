@@ -1,20 +1,19 @@
 //! The server of pages: HTTP/1, small heads, nobody waits for ever.
 
-use super::door::Door;
-use super::line::Use;
 use crate::limits::{PAGE_HEAD_BYTES, PAGE_HEAD_TIME, PAGE_HEADERS_MAX};
-use axum::Router;
+use crate::tls::Incoming;
+use axum::extract::ConnectInfo;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::pin::pin;
-use std::sync::Arc;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Serves `routes` to all who find a place at `door`, until `stopping`; then what was asked for is answered.
-pub async fn serve(door: Arc<Door>, listener: TcpListener, routes: Router, mut stopping: watch::Receiver<bool>) {
+/// Serves `routes` to those who come, whom handlers find as `ConnectInfo<Caller>`, until `stopping`; then what was asked for
+/// is answered.
+pub async fn serve(mut incoming: Incoming, routes: Router, mut stopping: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     let mut server = http1::Builder::new();
     server
@@ -24,11 +23,12 @@ pub async fn serve(door: Arc<Door>, listener: TcpListener, routes: Router, mut s
         .max_headers(PAGE_HEADERS_MAX);
     loop {
         let guarded = tokio::select! {
-            guarded = door.accept(&listener, Use::Pages) => guarded,
+            guarded = incoming.next() => guarded,
             Some(_) = connections.join_next() => continue,
             () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => break,
         };
-        let connection = server.serve_connection(TokioIo::new(guarded), TowerToHyperService::new(routes.clone()));
+        let routes = routes.clone().layer(Extension(ConnectInfo(guarded.line().caller().clone())));
+        let connection = server.serve_connection(TokioIo::new(guarded), TowerToHyperService::new(routes));
         let mut stopping = stopping.clone();
         connections.spawn(async move {
             let mut connection = pin!(connection);
@@ -42,6 +42,6 @@ pub async fn serve(door: Arc<Door>, listener: TcpListener, routes: Router, mut s
             }
         });
     }
-    drop(listener);
+    drop(incoming);
     while connections.join_next().await.is_some() {}
 }

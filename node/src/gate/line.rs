@@ -5,6 +5,7 @@ use super::{Gate, Reason};
 use crate::limits::{
     CALL_BEGIN_MAX, LINE_IDLE_MAX, LINE_LOOK, PAGE_LINE_IDLE_MAX, SLOW_BYTES_PER_S, SLOW_MAX, TURN_BYTES,
 };
+use crate::tls::Caller;
 use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tokio::time::{Instant, Sleep};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
 /// A wait for a turn.
 type Turn = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
@@ -33,7 +34,7 @@ pub enum Use {
 pub struct Line {
     gate: Arc<Gate>,
     kind: Use,
-    info: TcpConnectInfo,
+    caller: Caller,
     opened: Instant,
     /// Calls that have begun and not ended.
     calls: AtomicU32,
@@ -49,11 +50,11 @@ pub struct Line {
 
 impl Line {
     /// A new connection.
-    pub fn new(gate: Arc<Gate>, kind: Use, info: TcpConnectInfo) -> Arc<Line> {
+    pub fn new(gate: Arc<Gate>, kind: Use, caller: Caller) -> Arc<Line> {
         Arc::new(Line {
             gate,
             kind,
-            info,
+            caller,
             opened: Instant::now(),
             calls: AtomicU32::new(0),
             begun: AtomicU64::new(0),
@@ -63,9 +64,9 @@ impl Line {
         })
     }
 
-    /// Both ends.
-    pub fn info(&self) -> &TcpConnectInfo {
-        &self.info
+    /// Who is at the other end, as far as the connection shows.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     /// Its worker holds jobs: it does not wait for turns from now on.
@@ -142,6 +143,11 @@ pub struct Guarded<IO> {
 }
 
 impl<IO> Guarded<IO> {
+    /// Its line.
+    pub fn line(&self) -> &Arc<Line> {
+        &self.line
+    }
+
     /// Guards a connection that has a place.
     pub fn new(io: IO, line: Arc<Line>, place: Place) -> Self {
         let look = Box::pin(tokio::time::sleep_until(Instant::now() + LINE_LOOK.min(CALL_BEGIN_MAX)));
@@ -282,7 +288,7 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-    const NOBODY: TcpConnectInfo = TcpConnectInfo { local_addr: None, remote_addr: None };
+    const NOBODY: Caller = Caller { address: None, certificate: None };
     const SECOND: Duration = Duration::from_secs(1);
 
     fn line(kind: Use) -> Arc<Line> {

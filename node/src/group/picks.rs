@@ -51,9 +51,13 @@ pub(super) fn within_user_caps(
     })
 }
 
-/// Ready jobs of one task that a worker fits, whatever their place in the order.
-pub(super) fn pick_from_task(machine: &Machine, task: u64, offer: &WorkerOffer, max: usize) -> Vec<Popped> {
+/// Ready jobs of one task in a queue that a worker fits, whatever their place in the order.
+pub(super) fn pick_from_task(machine: &Machine, task: u64, queue: u32, offer: &WorkerOffer, max: usize) -> Vec<Popped> {
     let Some(task) = machine.task(task) else { return Vec::new() };
+    let fits = |class| {
+        let class = &machine.classes().get(class).key;
+        class.queue == queue && offer.fits(class)
+    };
     let end = task.first() + u64::from(task.jobs);
     // Stops behind the last ready job: looking through a large task for nothing would hold up the shard.
     let unmade = if task.rest_state == JobState::Activated { task.rest_len() } else { 0 };
@@ -64,11 +68,11 @@ pub(super) fn pick_from_task(machine: &Machine, task: u64, offer: &WorkerOffer, 
         .take_while(|job| job.seq < end)
         .filter(|job| job.state == JobState::Activated)
         .take(ready as usize)
-        .filter(|job| !job.reserved && offer.fits(&machine.classes().get(job.class).key))
+        .filter(|job| !job.reserved && fits(job.class))
         .take(max)
         .map(|job| Popped { seq: job.seq, class: job.class, priority: job.priority })
         .collect();
-    if task.rest_state == JobState::Activated && offer.fits(&machine.classes().get(task.class).key) {
+    if task.rest_state == JobState::Activated && fits(task.class) {
         let unmade = task.rest.iter().flat_map(|&(a, b)| a..b).take(max - out.len());
         out.extend(unmade.map(|position| Popped {
             seq: task.first() + u64::from(position),

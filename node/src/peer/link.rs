@@ -4,15 +4,17 @@ use super::CallError;
 use super::frame::{BODY_BYTES_MAX, Frame, FrameReader, MESSAGE_HEAD_BYTES, ReadError};
 use super::shared::Shared;
 use crate::limits::*;
+use crate::tls::{ReadSide, WriteSide};
 use bytes::{Buf, Bytes, BytesMut};
 use std::collections::{HashMap, VecDeque};
-use std::io::ErrorKind;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -51,7 +53,7 @@ struct Queue {
 /// The connection, and what of it was encoded and not yet written.
 #[derive(Default)]
 struct Socket {
-    writer: Option<Arc<OwnedWriteHalf>>,
+    writer: Option<WriteSide>,
     out: BytesMut,
 }
 
@@ -156,33 +158,43 @@ impl Link {
     pub(super) fn flush(&self) {
         while !self.queue().items.is_empty() && !self.blocked.load(Ordering::Acquire) {
             match self.socket.try_lock() {
-                Ok(mut socket) => self.write(&mut socket),
+                Ok(mut socket) => {
+                    // Whoever is to be woken when the socket takes more is the connection's own task, which asks again.
+                    if self.write(&mut socket, &mut Context::from_waker(Waker::noop())).is_pending() {
+                        self.blocked.store(true, Ordering::Release);
+                        self.wake.notify_one();
+                    }
+                }
                 Err(TryLockError::WouldBlock) => return,
                 Err(TryLockError::Poisoned(_)) => unreachable!("no thread panics while it holds this lock"),
             }
         }
     }
 
-    fn write(&self, socket: &mut Socket) {
-        let Socket { writer: Some(writer), out } = socket else { return };
+    /// Writes until nothing is left. Pending: the socket takes no more for now, or is broken.
+    fn write(&self, socket: &mut Socket, context: &mut Context<'_>) -> Poll<()> {
+        let Socket { writer: Some(writer), out } = socket else { return Poll::Ready(()) };
         loop {
             if out.is_empty() {
                 empty(out);
                 self.take(out);
             }
-            if out.is_empty() {
-                return;
-            }
-            match writer.try_write(out) {
-                Ok(0) => break self.broken.store(true, Ordering::Release),
-                Ok(written) => out.advance(written),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => break self.broken.store(true, Ordering::Release),
+            let writer = Pin::new(&mut *writer);
+            let written = match out.is_empty() {
+                // What was encrypted may still wait for the socket.
+                true => writer.poll_flush(context).map_ok(|()| None),
+                false => writer.poll_write(context, out).map_ok(Some),
+            };
+            match written {
+                Poll::Ready(Ok(None)) => return Poll::Ready(()),
+                Poll::Ready(Ok(Some(written))) if written > 0 => out.advance(written),
+                Poll::Ready(Ok(_) | Err(_)) => {
+                    self.broken.store(true, Ordering::Release);
+                    return Poll::Pending;
+                }
+                Poll::Pending => return Poll::Pending,
             }
         }
-        self.blocked.store(true, Ordering::Release);
-        self.wake.notify_one();
     }
 
     /// Dials, talks, and dials again.
@@ -208,20 +220,26 @@ impl Link {
     }
 
     /// `Err` with a reason if somebody is there, but not the right one.
-    async fn connect(&self) -> Result<(FrameReader<OwnedReadHalf>, OwnedWriteHalf), Option<String>> {
+    async fn connect(&self) -> Result<(FrameReader<ReadSide>, WriteSide), Option<String>> {
         let stream = in_time(PEER_CONNECT_TIMEOUT, TcpStream::connect(&self.address)).await.ok_or(None)?;
         let stream = stream.map_err(|_| None)?;
         stream.set_nodelay(true).map_err(|_| None)?;
-        let (reader, mut writer) = stream.into_split();
+        let at = &self.address;
+        let silent = || Some(format!("{at} does not say who it is"));
+        let reached = in_time(PEER_GREETING_TIMEOUT, self.shared.reach(stream)).await.ok_or_else(silent)?;
+        let (shown, line) = reached.map_err(|reason| Some(format!("{at}: {reason}")))?;
+        if let Some(shown) = shown.filter(|shown| *shown != self.node) {
+            return Err(Some(format!("{at} shows the certificate of node {shown}, not of {}", self.node)));
+        }
+        let (reader, mut writer) = line.into_split();
         let mut reader = FrameReader::new(reader);
         let mut hello = BytesMut::new();
         Frame::Hello(self.shared.greeting(self.node)).encode(&mut hello);
         let exchange = async {
             writer.write_all(&hello).await?;
+            writer.flush().await?;
             reader.next().await
         };
-        let at = &self.address;
-        let silent = || Some(format!("{at} does not say who it is"));
         match in_time(PEER_GREETING_TIMEOUT, exchange).await.ok_or_else(silent)? {
             Ok(Frame::Ack(greeting)) if greeting.node == self.node => {
                 self.shared.check(&greeting).await.map_err(Some)?;
@@ -239,9 +257,8 @@ impl Link {
         }
     }
 
-    async fn talk(&self, reader: FrameReader<OwnedReadHalf>, writer: OwnedWriteHalf) {
-        let writer = Arc::new(writer);
-        *self.socket() = Socket { writer: Some(writer.clone()), out: BytesMut::new() };
+    async fn talk(&self, reader: FrameReader<ReadSide>, writer: WriteSide) {
+        *self.socket() = Socket { writer: Some(writer), out: BytesMut::new() };
         self.blocked.store(false, Ordering::Release);
         self.broken.store(false, Ordering::Release);
         self.queue().open = true;
@@ -251,14 +268,14 @@ impl Link {
         tracing::info!(node = self.node, address = %self.address, "peer connected");
         tokio::select! {
             () = self.receive(reader) => {}
-            () = self.send(&writer) => {}
+            () = self.send() => {}
         }
         tracing::info!(node = self.node, address = %self.address, "peer lost");
         drop(open);
         self.shared.handler.connection_lost(self.node);
     }
 
-    async fn receive(&self, mut reader: FrameReader<OwnedReadHalf>) {
+    async fn receive(&self, mut reader: FrameReader<ReadSide>) {
         loop {
             match in_time(PEER_SILENCE_MAX, reader.next()).await {
                 Some(Ok(Frame::Answer { id, status, body })) => {
@@ -276,7 +293,7 @@ impl Link {
     }
 
     /// Pings, and writes what the threads that queued it did not.
-    async fn send(&self, writer: &OwnedWriteHalf) {
+    async fn send(&self) {
         let mut ping_at = Instant::now() + PEER_PING_INTERVAL;
         loop {
             if Instant::now() >= ping_at {
@@ -289,11 +306,7 @@ impl Link {
                 return;
             }
             if self.blocked.load(Ordering::Acquire) {
-                if writer.writable().await.is_err() {
-                    return;
-                }
-                self.blocked.store(false, Ordering::Release);
-                self.write(&mut self.socket());
+                poll_fn(|context| self.unblock(context)).await;
                 continue;
             }
             tokio::select! {
@@ -302,6 +315,16 @@ impl Link {
                 () = sleep_until(ping_at) => {}
             }
         }
+    }
+
+    /// Writes what was left. Pending until the socket has taken it all.
+    fn unblock(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut socket = self.socket();
+        if self.write(&mut socket, context).is_pending() && !self.broken.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        self.blocked.store(false, Ordering::Release);
+        Poll::Ready(())
     }
 
     /// Moves about as much from the queue to `out` as one write should have. Messages in a row become one frame.

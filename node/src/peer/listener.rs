@@ -5,12 +5,12 @@ use super::link::{empty, in_time};
 use super::shared::Shared;
 use super::{ANSWER_BUSY, ANSWER_TOO_LARGE};
 use crate::limits::*;
+use crate::tls::{ReadSide, WriteSide};
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
@@ -56,12 +56,23 @@ fn make_room(shared: &Shared, strangers: &mut VecDeque<(Arc<AtomicBool>, AbortHa
     }
 }
 
-type Greeted = (u32, FrameReader<OwnedReadHalf>, OwnedWriteHalf);
+type Greeted = (u32, FrameReader<ReadSide>, WriteSide);
 
 /// Finds out who dials. `None` if it is nobody who should.
 async fn greet(shared: &Shared, stream: TcpStream) -> Option<Greeted> {
     stream.set_nodelay(true).ok()?;
-    let (reader, mut writer) = stream.into_split();
+    let (shown, line) = match in_time(PEER_GREETING_TIMEOUT, shared.let_in(stream)).await {
+        Some(Ok(let_in)) => let_in,
+        Some(Err(reason)) => {
+            shared.refused(reason);
+            return None;
+        }
+        None => {
+            shared.refused("a connection that shows no certificate".to_owned());
+            return None;
+        }
+    };
+    let (reader, mut writer) = line.into_split();
     let mut reader = FrameReader::new(reader);
     let greeting = match in_time(PEER_GREETING_TIMEOUT, reader.next()).await {
         Some(Ok(Frame::Hello(greeting))) => greeting,
@@ -76,13 +87,20 @@ async fn greet(shared: &Shared, stream: TcpStream) -> Option<Greeted> {
         }
     };
     let Greeting { node, .. } = greeting;
-    let checked = shared.check(&greeting).await;
+    let checked = match shown {
+        Some(shown) if shown != node => Err(format!("the certificate is of node {shown}, the greeting of node {node}")),
+        _ => shared.check(&greeting).await,
+    };
     let mut out = BytesMut::new();
     match &checked {
         Ok(()) => Frame::Ack(shared.greeting(node)).encode(&mut out),
         Err(reason) => Frame::Refused(reason.clone()).encode(&mut out),
     }
-    let written = in_time(PEER_GREETING_TIMEOUT, writer.write_all(&out)).await;
+    let written = in_time(PEER_GREETING_TIMEOUT, async {
+        writer.write_all(&out).await?;
+        writer.flush().await
+    });
+    let written = written.await;
     match checked {
         Ok(()) => {
             written?.ok()?;
@@ -96,7 +114,7 @@ async fn greet(shared: &Shared, stream: TcpStream) -> Option<Greeted> {
     }
 }
 
-async fn serve(shared: &Arc<Shared>, from: u32, reader: FrameReader<OwnedReadHalf>, writer: OwnedWriteHalf) {
+async fn serve(shared: &Arc<Shared>, from: u32, reader: FrameReader<ReadSide>, writer: WriteSide) {
     let replaced = shared.take_over(from);
     shared.counts.accepted();
     shared.hear(from);
@@ -109,12 +127,7 @@ async fn serve(shared: &Arc<Shared>, from: u32, reader: FrameReader<OwnedReadHal
     }
 }
 
-async fn receive(
-    shared: &Arc<Shared>,
-    from: u32,
-    mut reader: FrameReader<OwnedReadHalf>,
-    answers: mpsc::Sender<Frame>,
-) {
+async fn receive(shared: &Arc<Shared>, from: u32, mut reader: FrameReader<ReadSide>, answers: mpsc::Sender<Frame>) {
     let mut calls = JoinSet::new();
     loop {
         while calls.try_join_next().is_some() {}
@@ -156,7 +169,7 @@ async fn receive(
     }
 }
 
-async fn send(mut writer: OwnedWriteHalf, mut outgoing: mpsc::Receiver<Frame>) {
+async fn send(mut writer: WriteSide, mut outgoing: mpsc::Receiver<Frame>) {
     let mut out = BytesMut::new();
     while let Some(frame) = outgoing.recv().await {
         frame.encode(&mut out);
@@ -165,7 +178,7 @@ async fn send(mut writer: OwnedWriteHalf, mut outgoing: mpsc::Receiver<Frame>) {
         {
             frame.encode(&mut out);
         }
-        if writer.write_all(&out).await.is_err() {
+        if writer.write_all(&out).await.is_err() || writer.flush().await.is_err() {
             return;
         }
         empty(&mut out);

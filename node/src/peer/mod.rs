@@ -2,7 +2,8 @@
 //!
 //! A node dials every other node. On the connection it dialled it sends messages, calls and hints, and receives the answers
 //! to its calls; the other direction has the other node's connection. A message may be lost at any moment, silently:
-//! Raft repeats what matters, and a call has a time-out. The lines are not encrypted: they belong in a private network.
+//! Raft repeats what matters, and a call has a time-out. Both sides show certificates
+//! that name them, unless the node was started without; then the lines are not encrypted, and belong on one machine.
 
 mod counts;
 #[doc(hidden)]
@@ -17,6 +18,7 @@ mod tests;
 pub use counts::PeerCounts;
 
 use crate::store::{Seen, StoreId};
+use crate::tls::Tls;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use link::Link;
@@ -51,6 +53,8 @@ pub struct PeerConfig {
     pub level: u32,
     /// Where the others connect to.
     pub listen: TcpListener,
+    /// Certificates; `None`: the lines are not encrypted, and nodes are taken at their word.
+    pub tls: Option<Arc<Tls>>,
     /// host:port of every other node; nobody else is let in. An entry for this node is ignored.
     pub peers: BTreeMap<u32, String>,
 }
@@ -121,9 +125,9 @@ pub struct Peers {
 impl Peers {
     /// Starts to listen and to dial. Must be called within a tokio runtime, which runs the connections.
     pub fn start(config: PeerConfig, handler: Arc<dyn PeerHandler>) -> Peers {
-        let PeerConfig { cluster, node, store, seen, level, listen, mut peers } = config;
+        let PeerConfig { cluster, node, store, seen, level, listen, tls, mut peers } = config;
         peers.remove(&node);
-        let shared = Arc::new(Shared::new(cluster, node, store, seen, level, handler));
+        let shared = Arc::new(Shared::new(cluster, node, store, seen, level, tls, handler));
         let mut listener = JoinSet::new();
         listener.spawn(listener::run(shared.clone(), listen));
         let tasks = Tasks { _listener: listener, links: BTreeMap::new() };

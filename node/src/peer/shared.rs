@@ -5,11 +5,13 @@ use super::counts::Counters;
 use super::frame::{Greeting, PROTOCOL};
 use crate::limits::{PEER_HEARD_WITHIN, PEER_REFUSALS_LOGGED_MAX};
 use crate::store::{Seen, StoreId};
+use crate::tls::{Line, Tls};
 use arc_swap::ArcSwap;
 use moso_proto::level;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -26,6 +28,7 @@ pub(super) struct Shared {
     pub(super) level_used: AtomicU32,
     /// What the other nodes know, as they last said.
     levels: Mutex<BTreeMap<u32, u32>>,
+    tls: Option<Arc<Tls>>,
     started: Instant,
     /// When each known node was last heard from: ms since the start and 1; 0: never.
     heard: ArcSwap<BTreeMap<u32, Arc<AtomicU64>>>,
@@ -42,6 +45,7 @@ impl Shared {
         store: StoreId,
         seen: Arc<Seen>,
         level: u32,
+        tls: Option<Arc<Tls>>,
         handler: Arc<dyn PeerHandler>,
     ) -> Shared {
         Shared {
@@ -54,10 +58,28 @@ impl Shared {
             level,
             level_used: AtomicU32::new(level::FIRST),
             levels: Mutex::default(),
+            tls,
             started: Instant::now(),
             heard: ArcSwap::default(),
             connections: Mutex::default(),
             logged: Mutex::default(),
+        }
+    }
+
+    /// Makes a connection that was accepted one between nodes. With it the number that the other side's certificate names;
+    /// `None`: nobody is asked for one.
+    pub(super) async fn let_in(&self, stream: TcpStream) -> Result<(Option<u32>, Line), String> {
+        match &self.tls {
+            Some(tls) => tls.accept_peer(stream).await.map(|(node, line)| (Some(node), line)),
+            None => Ok((None, Line::plain(stream))),
+        }
+    }
+
+    /// As [`Shared::let_in`], for a connection that was dialled.
+    pub(super) async fn reach(&self, stream: TcpStream) -> Result<(Option<u32>, Line), String> {
+        match &self.tls {
+            Some(tls) => tls.connect_peer(stream).await.map(|(node, line)| (Some(node), line)),
+            None => Ok((None, Line::plain(stream))),
         }
     }
 

@@ -1,15 +1,32 @@
 //! What an action on a selector is for, found in steps that do not hold up the shard.
 
 use super::{Filter, STEP_JOBS, Targets};
-use moso_queue::Machine;
 use moso_queue::task::Task;
+use moso_queue::{ClassKey, Machine};
+
+/// Whose jobs are to be acted on.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// Owner, group, label.
+    pub class: &'a ClassKey,
+    /// A job or an array.
+    pub id: u64,
+    /// How many.
+    pub jobs: u32,
+}
 
 /// Live jobs that the filter means, and arrays whose jobs not yet made it means, from the number `from` up: a job's, or a
-/// task's for all that is its.
-pub fn find(machine: &Machine, filter: &Filter, from: u64, limit: usize) -> Targets {
+/// task's for all that is its. Of what it means only what `may` allows, which is asked once for each job or array.
+pub fn find(
+    machine: &Machine,
+    filter: &Filter,
+    from: u64,
+    limit: usize,
+    may: &mut dyn FnMut(Asked<'_>) -> bool,
+) -> Targets {
     let mut found = Targets::default();
     if filter.by_id && from == 0 {
-        named(machine, filter, &mut found);
+        named(machine, filter, &mut found, may);
     }
     let tasks: Box<dyn Iterator<Item = &Task>> = if filter.by_id {
         Box::new(filter.tasks.iter().filter_map(|&seq| machine.task(seq)))
@@ -26,7 +43,8 @@ pub fn find(machine: &Machine, filter: &Filter, from: u64, limit: usize) -> Targ
                 return found;
             }
             seen += 1;
-            if task.rest_len() > 0 && filter.rest(machine, task) {
+            let rest = |jobs| Asked { class: &machine.classes().get(task.class).key, id: task.seq, jobs };
+            if task.rest_len() > 0 && filter.rest(machine, task) && may(rest(task.rest_len())) {
                 found.rests.push((task.seq, task.rest_len()));
                 more -= 1;
             }
@@ -38,7 +56,8 @@ pub fn find(machine: &Machine, filter: &Filter, from: u64, limit: usize) -> Targ
                 return found;
             }
             seen += 1;
-            if filter.job(machine, job) {
+            let asked = || Asked { class: &machine.classes().get(job.class).key, id: job.seq, jobs: 1 };
+            if filter.job(machine, job) && may(asked()) {
                 found.jobs.push(job.seq);
                 more -= 1;
             }
@@ -48,16 +67,22 @@ pub fn find(machine: &Machine, filter: &Filter, from: u64, limit: usize) -> Targ
 }
 
 /// Jobs that are named one by one, and what is named and not live.
-fn named(machine: &Machine, filter: &Filter, found: &mut Targets) {
+fn named(machine: &Machine, filter: &Filter, found: &mut Targets, may: &mut dyn FnMut(Asked<'_>) -> bool) {
     for &seq in &filter.jobs {
+        let class = |class| &machine.classes().get(class).key;
         match machine.job(seq) {
-            Some(job) if filter.job(machine, job) => found.jobs.push(seq),
+            Some(job) if filter.job(machine, job) => {
+                if may(Asked { class: class(job.class), id: seq, jobs: 1 }) {
+                    found.jobs.push(seq);
+                }
+            }
             Some(_) => {}
             // An array's job not yet made is made by the action.
-            None if machine.task_of(seq).is_some_and(|t| t.position(seq).is_some_and(|p| t.is_unmade(p))) => {
-                found.jobs.push(seq);
-            }
-            None => found.missing.push(seq),
+            None => match machine.task_of(seq).filter(|t| t.position(seq).is_some_and(|p| t.is_unmade(p))) {
+                Some(task) if may(Asked { class: class(task.class), id: seq, jobs: 1 }) => found.jobs.push(seq),
+                Some(_) => {}
+                None => found.missing.push(seq),
+            },
         }
     }
     found.missing.extend(filter.tasks.iter().filter(|&&seq| machine.task(seq).is_none()));
@@ -97,7 +122,7 @@ mod tests {
     fn pages(machine: &Machine, filter: &Filter, limit: usize) -> (Targets, usize) {
         let (mut all, mut from, mut count) = (Targets::default(), 0, 0);
         loop {
-            let page = find(machine, filter, from, limit);
+            let page = find(machine, filter, from, limit, &mut |_| true);
             assert!(page.jobs.len() <= limit.max(filter.jobs.len() + 1));
             all.jobs.extend(page.jobs);
             all.rests.extend(page.rests);

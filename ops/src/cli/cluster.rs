@@ -13,13 +13,14 @@ pub async fn run(client: &Client, out: &Output) -> Result<()> {
 
 fn show(cluster: &Cluster) -> String {
     format!(
-        "cluster {}, feature level {}, as node {} sees it\n\n{}\n{}\n{}",
+        "cluster {}, feature level {}, as node {} sees it\n\n{}\n{}\n{}{}",
         cluster.cluster,
         cluster.feature_level,
         cluster.node,
         nodes(cluster),
         shards(cluster),
-        queues(cluster)
+        queues(cluster),
+        rejected(cluster)
     )
 }
 
@@ -95,10 +96,23 @@ fn queues(cluster: &Cluster) -> String {
     table.render()
 }
 
+/// Only where there is something to see.
+fn rejected(cluster: &Cluster) -> String {
+    if cluster.rejected.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(["REJECTED CALLS", "USER", "NODE", "REASON"]);
+    for row in &cluster.rejected {
+        let user = if row.user.is_empty() { "(unknown)" } else { &row.user };
+        table.row([row.count.to_string(), user.to_owned(), row.node.to_string(), row.reason.clone()]);
+    }
+    format!("\n{}", table.render())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moso_proto::view::{NodeView, QueueView, ShardView};
+    use moso_proto::view::{NodeView, QueueView, Rejected, ShardView};
 
     #[test]
     fn what_is_wrong_is_seen() {
@@ -109,11 +123,13 @@ mod tests {
             nodes: vec![NodeView { id: 2, ..NodeView::default() }],
             shards: vec![ShardView { shard: 3, lag: 17, ..ShardView::default() }],
             queues: vec![QueueView { queue: "CERN".into(), ready: 5, ..QueueView::default() }],
+            rejected: vec![Rejected { node: 2, reason: "expired".into(), user: "anna".into(), count: 9 }],
         };
         let text = show(&cluster);
         let row = |start: &str| text.lines().find(|line| line.trim_start().starts_with(start));
         assert!(row("2 ").unwrap().contains("NO"));
         assert!(row("3 ").unwrap().contains("none") && row("3 ").unwrap().contains("17"));
         assert!(row("CERN").unwrap().contains('5'));
+        assert!(text.lines().any(|line| line.contains("expired") && line.contains("anna") && line.contains('9')));
     }
 }

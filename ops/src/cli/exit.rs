@@ -41,8 +41,9 @@ pub fn code(error: &anyhow::Error) -> u8 {
 pub fn explain(error: &anyhow::Error) -> String {
     let hint = match error.downcast_ref::<Error>() {
         Some(Error::Unreachable { .. }) => {
-            "; is the cluster running? (`moso up` starts a local one; --connect or MOSO_CONNECT names another)"
+            "; is the cluster running, and does it want TLS (--ca)? (`moso up` starts a local one; --connect or MOSO_CONNECT names another)"
         }
+        Some(Error::Refused { code: Code::Unauthenticated, .. }) => "; --token-file or MOSO_TOKEN has a token",
         Some(Error::Defect { .. }) => "; its log says more",
         _ => "",
     };

@@ -9,9 +9,21 @@ use serde_json::{Map, Value};
 
 /// Sets fields. Lengths of time are taken for fields in ms or s; lists are separated by commas.
 pub fn assign<T: Serialize + DeserializeOwned>(object: &T, assignments: &[(String, String)]) -> Result<T> {
+    assign_also(object, &[], assignments)
+}
+
+/// As [`assign`], for objects with fields that are not written while they are unused: these, with what they then are.
+pub fn assign_also<T: Serialize + DeserializeOwned>(
+    object: &T,
+    unused: &[(&str, Value)],
+    assignments: &[(String, String)],
+) -> Result<T> {
     let Value::Object(mut fields) = serde_json::to_value(object)? else {
         unreachable!("objects of the cluster are JSON objects");
     };
+    for (key, value) in unused {
+        fields.entry(*key).or_insert_with(|| value.clone());
+    }
     for (key, text) in assignments {
         let value = parse(&fields, key, text).map_err(Usage)?;
         fields.insert(key.clone(), value);

@@ -1,7 +1,9 @@
 //! The command line: one module for each noun, one for what goes out, one for what the user types.
 
 mod act;
+mod audit;
 mod backup;
+mod ca;
 mod cluster;
 mod connect;
 pub mod exit;
@@ -34,6 +36,8 @@ pub struct Args {
     /// Nodes to ask, host:port,host:port,…; the others are found. Default: the local cluster of `moso up`.
     #[arg(long, global = true, env = "MOSO_CONNECT", value_delimiter = ',', value_name = "HOST:PORT")]
     connect: Vec<String>,
+    #[command(flatten)]
+    identity: connect::Identity,
     /// How results are printed.
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -92,6 +96,14 @@ enum Command {
     /// Back a cluster up; check and show backups. `moso-node restore` makes a new cluster of one.
     #[command(subcommand)]
     Backup(backup::Backup),
+    /// Show who changed or tried what; for operators.
+    Audit(audit::Audit),
+    /// Make certificates of a cluster.
+    #[command(subcommand)]
+    Ca(ca::Ca),
+    /// Make tokens, with which users and workers show who they are.
+    #[command(subcommand)]
+    Token(ca::Token),
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -102,7 +114,6 @@ enum Command {
 /// Runs the command.
 pub async fn run(args: Args) -> Result<()> {
     let out = Output::new(args.output);
-    let connect = &args.connect;
     match args.command {
         Command::Up(up) => up.run(&out).await,
         Command::Completion { shell } => {
@@ -111,14 +122,16 @@ pub async fn run(args: Args) -> Result<()> {
             out.raw(&script)
         }
         Command::Backup(backup) if !backup.asks() => backup.run(&out),
-        command => command.ask(&out, connect).await,
+        Command::Ca(ca) => ca.run(&out),
+        Command::Token(token) => token.run(&out),
+        command => command.ask(&out, &args.connect, &args.identity).await,
     }
 }
 
 impl Command {
     /// Runs a command that speaks to a cluster.
-    async fn ask(self, out: &Output, connect: &[String]) -> Result<()> {
-        let client = connect::client(connect).await?;
+    async fn ask(self, out: &Output, connect: &[String], identity: &connect::Identity) -> Result<()> {
+        let client = connect::client(connect, identity).await?;
         match self {
             Command::Queue(queue) => queue.run(&client, out).await,
             Command::Share(share) => share.run(&client, out).await,
@@ -139,7 +152,8 @@ impl Command {
             Command::Priority(priority) => priority.run(&client, out).await,
             Command::Cluster { command } => command.unwrap_or(members::Cluster::Show).run(&client, out).await,
             Command::Backup(backup) => backup.ask(&client, out).await,
-            Command::Up(_) | Command::Completion { .. } => {
+            Command::Audit(audit) => audit.run(&client, out).await,
+            Command::Up(_) | Command::Ca(_) | Command::Token(_) | Command::Completion { .. } => {
                 unreachable!("these ask no cluster and are run before")
             }
         }

@@ -53,7 +53,9 @@ impl Share {
 
 #[derive(Debug, Subcommand)]
 pub enum User {
-    /// Change a user's fields: max_running (jobs; 0: no bound), banned (true or false). The user `*` is the default.
+    /// Change a user's fields: max_running (jobs; 0: no bound), banned (may not submit; true or false), locked (may do
+    /// nothing), tokens_from_s (Unix s: tokens made before are revoked), calls_per_s and jobs_per_s (at each node; 0: no
+    /// bound). The user `*` is the default.
     Set {
         name: String,
         #[arg(required = true, value_parser = input::assignment, value_name = "KEY=VALUE")]
@@ -67,7 +69,13 @@ impl User {
     pub async fn run(self, client: &Client, out: &Output) -> Result<()> {
         if let User::Set { name, fields } = &self {
             object::change(client, kind::USER, name, true, |user: &mut types::User| {
-                *user = fields::assign(user, fields)?;
+                let unused = [
+                    ("locked", json!(false)),
+                    ("tokens_from_s", json!(0)),
+                    ("calls_per_s", json!(0)),
+                    ("jobs_per_s", json!(0)),
+                ];
+                *user = fields::assign_also(user, &unused, fields)?;
                 Ok(())
             })
             .await?;
@@ -75,13 +83,23 @@ impl User {
         let users = object::list::<types::User>(client, kind::USER).await?;
         let rows: Vec<_> = users
             .iter()
-            .map(|(name, user)| json!({ "name": name, "max_running": user.max_running, "banned": user.banned }))
+            .map(|(name, user)| {
+                let mut row = serde_json::to_value(user).unwrap_or_default();
+                row["name"] = json!(name);
+                row
+            })
             .collect();
         out.show(&rows, |_| {
-            let mut table = Table::new(["USER", "MAX RUNNING", "BANNED"]);
+            let mut table = Table::new(["USER", "MAX RUNNING", "CALLS/S", "JOBS/S", "BANNED"]);
             for (name, user) in &users {
-                let banned = if user.banned { "yes" } else { "" };
-                table.row([name.clone(), text::some(user.max_running), banned.into()]);
+                let banned = match (user.locked, user.banned) {
+                    (true, _) => "locked",
+                    (false, true) => "yes",
+                    (false, false) => "",
+                };
+                let rates = [user.calls_per_s, user.jobs_per_s].map(|rate| text::some(u64::from(rate)));
+                let [calls, jobs] = rates;
+                table.row([name.clone(), text::some(user.max_running), calls, jobs, banned.into()]);
             }
             table.render()
         })

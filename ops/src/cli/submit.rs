@@ -96,7 +96,11 @@ pub struct Submit {
 impl Submit {
     pub async fn run(self, client: &Client, out: &Output) -> Result<()> {
         let (array, wait) = (self.array, self.wait);
-        let submission = Submission::new(self.task()?).array(array);
+        // Where callers are asked who they are, what they submit is theirs.
+        let asked = client.options().tls.is_some();
+        let named = self.owner.clone();
+        let owner = named.unwrap_or_else(|| if asked { String::new() } else { connect::author() });
+        let submission = Submission::new(self.task(owner)?).array(array);
         let reply = client.submit(submission).await?;
         if !wait {
             return out.show(&reply, |reply| reply.task_id.to_string());
@@ -110,7 +114,7 @@ impl Submit {
         }
     }
 
-    fn task(self) -> Result<TaskSpec> {
+    fn task(self, owner: String) -> Result<TaskSpec> {
         let (body_type, body) = self.body()?;
         let retry = RetryPolicy {
             max_attempts: self.max_attempts.unwrap_or(0),
@@ -125,7 +129,7 @@ impl Submit {
         Ok(TaskSpec {
             name: self.name,
             queue: self.queue,
-            owner: self.owner.unwrap_or_else(connect::author),
+            owner,
             group: self.group,
             share: self.share,
             label: self.label,

@@ -16,6 +16,16 @@ fn the_definition_is_sound() {
 fn documented_lines_are_taken() {
     for line in [
         "up --nodes 3 --shards 6 --data somewhere",
+        "up --insecure",
+        "ca init DIR --cluster prod",
+        "ca node DIR 3 --host moso3.example --host 10.0.0.3",
+        "ca user DIR anna --group higgs --role submitter --role worker:CERN,BNL",
+        "ca session-key DIR",
+        "token create --ca-dir DIR --user pilot --role worker:* --for 12h --file t",
+        "token create --ca-dir DIR --user anna --group higgs --role production:higgs --days 7",
+        "audit --since 2h --user anna --output json",
+        "--ca ca.pem --token-file t cluster",
+        "cluster --ca ca.pem --cert c.pem --key k.pem",
         "queue create CERN lease_ttl_ms=2m",
         "queue list --output json",
         "queue set CERN state=paused max_running=100",

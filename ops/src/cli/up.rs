@@ -24,6 +24,9 @@ pub struct Up {
     /// Folder for data and logs, kept and used again. Default: a temporary one, removed in the end.
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
+    /// No certificates, in plain text, and nobody is asked who he is.
+    #[arg(long)]
+    insecure: bool,
 }
 
 impl Up {
@@ -33,15 +36,26 @@ impl Up {
             .into_iter()
             .map(signal)
             .collect::<std::io::Result<Vec<_>>>()?;
-        let options =
-            LocalOptions { nodes: self.nodes, shards: self.shards, data: self.data, ..LocalOptions::default() };
+        let options = LocalOptions {
+            nodes: self.nodes,
+            shards: self.shards,
+            data: self.data,
+            secure: !self.insecure,
+            ..LocalOptions::default()
+        };
         let start = LocalCluster::start(options);
         let mut cluster = tokio::select! {
             cluster = start => cluster?,
             () = any(&mut ends) => return Ok(()),
         };
         let path = LocalAddress::path()?;
-        let local = LocalAddress { pid: std::process::id(), addresses: cluster.addrs() };
+        let credentials = cluster.credentials();
+        let local = LocalAddress {
+            pid: std::process::id(),
+            addresses: cluster.addrs(),
+            ca: credentials.map(|credentials| credentials.ca.clone()),
+            token: credentials.map(|credentials| credentials.token.clone()),
+        };
         local.write(&path)?;
         let result = watch(&mut cluster, &mut ends, out).await;
         // Another `moso up` may have written its own meanwhile.
@@ -72,11 +86,16 @@ async fn any(signals: &mut [Signal]) {
 fn announce(cluster: &LocalCluster, out: &Output) -> Result<()> {
     let (api, http) = (cluster.addrs(), cluster.http_addrs());
     let folder = cluster.folder().display().to_string();
-    let value = json!({ "addresses": api, "http": http, "folder": folder });
+    let scheme = if cluster.credentials().is_some() { "https" } else { "http" };
+    let ca = cluster.credentials().map(|credentials| &credentials.folder);
+    let value = json!({ "addresses": api, "http": http, "folder": folder, "ca": ca });
     out.show(&value, |_| {
         let mut text = format!("{} nodes run; data and logs in {folder}\n", api.len());
         for (node, (api, http)) in api.iter().zip(&http).enumerate() {
-            text += &format!("node {}  gRPC {api}  http://{http}/\n", node + 1);
+            text += &format!("node {}  gRPC {api}  {scheme}://{http}/\n", node + 1);
+        }
+        if let Some(ca) = ca {
+            text += &format!("certificates and tokens: {}; `moso token create --ca-dir` makes more\n", ca.display());
         }
         text + "\nIn another terminal: `moso queue create Q`, `moso worker --queue Q`, `moso submit --queue Q --wait -- echo hello`.\nCtrl-C stops the cluster.\n"
     })

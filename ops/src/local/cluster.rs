@@ -4,7 +4,9 @@ use super::LocalError;
 use super::config::{Record, config_path, log_path};
 use super::node::{Process, tail};
 use super::probe::{is_ready, view};
+use super::secure::Credentials;
 use super::surroundings::{Plain, Surroundings};
+use moso_client::ClientOptions;
 use moso_proto::object::Node;
 use moso_proto::view::Cluster;
 use nix::sys::signal::Signal;
@@ -43,6 +45,9 @@ pub struct LocalOptions {
     pub env: Vec<(String, String)>,
     /// What stands between and around the nodes. Default: nothing.
     pub surroundings: Arc<dyn Surroundings>,
+    /// Encrypted and with certificates and tokens, made in its folder; otherwise in plain text, where nobody is asked who
+    /// he is. Default: plain.
+    pub secure: bool,
     /// Longest time to wait for readiness. Default 60 s.
     pub ready_timeout: Duration,
 }
@@ -58,6 +63,7 @@ impl Default for LocalOptions {
             binary: None,
             env: Vec::new(),
             surroundings: Arc::new(Plain),
+            secure: false,
             ready_timeout: Duration::from_secs(60),
         }
     }
@@ -81,6 +87,7 @@ pub struct LocalCluster {
     processes: Vec<Option<Process>>,
     record: Record,
     options: LocalOptions,
+    credentials: Option<Credentials>,
     binary: PathBuf,
     folder: PathBuf,
     _temporary: Option<TempDir>,
@@ -148,11 +155,19 @@ impl LocalCluster {
             Some(record) => matching(record, &options, &folder)?,
             None => new_record(&options)?,
         };
-        record.write(&folder, &*options.surroundings)?;
+        let credentials = match record.secure {
+            true => {
+                let nodes = record.members.iter().map(|member| member.node);
+                Some(Credentials::make(&folder, &record.cluster, nodes)?)
+            }
+            false => None,
+        };
+        record.write(&folder, &*options.surroundings, credentials.as_ref())?;
         let cluster = LocalCluster {
             processes: record.members.iter().map(|_| None).collect(),
             record,
             options,
+            credentials,
             binary,
             folder,
             _temporary: temporary,
@@ -194,7 +209,7 @@ impl LocalCluster {
                 process.check()?;
                 let index = process.node as usize - 1;
                 if !ready[index] {
-                    ready[index] = is_ready(&self.record.members[index].http).await;
+                    ready[index] = is_ready(&self.record.members[index].http, self.credentials.as_ref()).await;
                 }
             }
             let mut missing = self.processes.iter().flatten();
@@ -219,7 +234,12 @@ impl LocalCluster {
     /// [`LocalError::Io`] when its files cannot be written or the process cannot be started.
     pub fn add_node(&mut self) -> Result<u32, LocalError> {
         let node = self.record.join()?;
-        self.record.write(&self.folder, &*self.options.surroundings)?;
+        if let Some(credentials) = &self.credentials {
+            Credentials::make(&self.folder, &self.record.cluster, std::iter::once(node))?;
+            self.record.write(&self.folder, &*self.options.surroundings, Some(credentials))?;
+        } else {
+            self.record.write(&self.folder, &*self.options.surroundings, None)?;
+        }
         self.processes.push(None);
         self.spawn(node)?;
         Ok(node)
@@ -242,13 +262,13 @@ impl LocalCluster {
 
     /// The cluster as a node sees it (HTTP `/v1/cluster`); `None` when it does not answer within 2 s.
     pub async fn view(&self, node: u32) -> Option<Cluster> {
-        view(&self.record.members[self.index(node).ok()?].http).await
+        view(&self.record.members[self.index(node).ok()?].http, self.credentials.as_ref()).await
     }
 
     /// Whether a node answers that it is ready, within 2 s.
     pub async fn is_ready(&self, node: u32) -> bool {
         match self.index(node) {
-            Ok(index) => is_ready(&self.record.members[index].http).await,
+            Ok(index) => is_ready(&self.record.members[index].http, self.credentials.as_ref()).await,
             Err(_) => false,
         }
     }
@@ -261,6 +281,19 @@ impl LocalCluster {
     /// HTTP addresses of all nodes, by number.
     pub fn http_addrs(&self) -> Vec<String> {
         self.record.members.iter().map(|m| m.http.clone()).collect()
+    }
+
+    /// What its clients need to show, if it asks who calls.
+    pub fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
+    }
+
+    /// The options of a client that may do everything here.
+    pub fn client_options(&self, options: ClientOptions) -> ClientOptions {
+        match &self.credentials {
+            Some(credentials) => credentials.options(options),
+            None => options,
+        }
     }
 
     /// Folder of data and logs.
@@ -407,7 +440,7 @@ fn new_record(options: &LocalOptions) -> Result<Record, LocalError> {
     if !(1..=moso_proto::id::SHARD_MAX).contains(&options.shards) {
         return Err(LocalError::Options(format!("a cluster has 1 to {} shards", moso_proto::id::SHARD_MAX)));
     }
-    Record::new(&options.cluster, options.nodes, options.shards, replicas)
+    Record::new(&options.cluster, options.nodes, options.shards, replicas, options.secure)
 }
 
 /// The record, if the options ask for the cluster it describes.
@@ -420,6 +453,13 @@ fn matching(record: Record, options: &LocalOptions, folder: &Path) -> Result<Rec
             record.shards,
             options.nodes,
             options.shards
+        )));
+    }
+    if record.secure != options.secure {
+        let made = if record.secure { "with" } else { "without" };
+        return Err(LocalError::Options(format!(
+            "{} holds a cluster {made} certificates (insecure); name another folder, or ask for what it holds",
+            folder.display()
         )));
     }
     Ok(record)

@@ -1,6 +1,7 @@
 //! What is written down: a node's configuration file, and the cluster's own record in its folder.
 
 use super::LocalError;
+use super::secure::{Credentials, NodeFiles};
 use super::surroundings::Surroundings;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -41,6 +42,17 @@ struct NodeConfig<'a> {
     shards: u16,
     replicas: u32,
     join: bool,
+    insecure: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_ca: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_cert: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_key: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_keys: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_keys: Option<&'a Path>,
     members: Vec<NodeMember>,
 }
 
@@ -50,12 +62,15 @@ pub(super) struct Record {
     pub cluster: String,
     pub shards: u16,
     pub replicas: u32,
+    /// With certificates.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secure: bool,
     pub members: Vec<Member>,
 }
 
 impl Record {
     /// A new cluster on ports that are free now.
-    pub fn new(cluster: &str, nodes: u32, shards: u16, replicas: u32) -> Result<Self, LocalError> {
+    pub fn new(cluster: &str, nodes: u32, shards: u16, replicas: u32, secure: bool) -> Result<Self, LocalError> {
         let mut ports = free_ports(3 * nodes as usize)
             .map_err(LocalError::io("no free ports on 127.0.0.1"))?
             .into_iter()
@@ -71,7 +86,7 @@ impl Record {
                 joined: false,
             })
             .collect();
-        Ok(Record { cluster: cluster.to_owned(), shards, replicas, members })
+        Ok(Record { cluster: cluster.to_owned(), shards, replicas, secure, members })
     }
 
     /// Adds a node that joins, on ports that are free now.
@@ -101,18 +116,30 @@ impl Record {
     }
 
     /// Writes the record and each node's configuration, which names the others as the surroundings show them.
-    pub fn write(&self, folder: &Path, surroundings: &dyn Surroundings) -> Result<(), LocalError> {
+    pub fn write(
+        &self,
+        folder: &Path,
+        surroundings: &dyn Surroundings,
+        credentials: Option<&Credentials>,
+    ) -> Result<(), LocalError> {
         for member in &self.members {
             let data = node_folder(folder, member.node);
             std::fs::create_dir_all(&data).map_err(LocalError::io(data.display().to_string()))?;
-            write(&config_path(folder, member.node), &self.node_config(member, &data, surroundings))?;
+            let files = credentials.map(|credentials| credentials.node(member.node)).transpose()?;
+            write(&config_path(folder, member.node), &self.node_config(member, &data, surroundings, files.as_ref()))?;
         }
         // Last, so that a folder with a record is complete.
         let text = toml::to_string(self).expect("strings, numbers and tables are TOML");
         write(&Self::path(folder), &text)
     }
 
-    fn node_config(&self, member: &Member, data: &Path, surroundings: &dyn Surroundings) -> String {
+    fn node_config(
+        &self,
+        member: &Member,
+        data: &Path,
+        surroundings: &dyn Surroundings,
+        files: Option<&NodeFiles>,
+    ) -> String {
         // A cluster is made of those that it was made of.
         let known = self.members.iter().filter(|other| !other.joined || other.node == member.node);
         let members = known
@@ -135,6 +162,12 @@ impl Record {
             shards: self.shards,
             replicas: self.replicas,
             join: member.joined,
+            insecure: files.is_none(),
+            tls_ca: files.map(|files| &*files.ca),
+            tls_cert: files.map(|files| &*files.cert),
+            tls_key: files.map(|files| &*files.key),
+            token_keys: files.map(|files| &*files.token_keys),
+            session_keys: files.map(|files| &*files.session_keys),
             members,
         })
         .expect("strings, numbers and tables are TOML")
@@ -182,8 +215,8 @@ mod tests {
 
     #[test]
     fn a_node_is_told_the_others_as_its_surroundings_show_them() {
-        let record = Record::new("here", 3, 6, 3).unwrap();
-        let text = record.node_config(&record.members[1], Path::new("/data/node-2"), &Lines);
+        let record = Record::new("here", 3, 6, 3, false).unwrap();
+        let text = record.node_config(&record.members[1], Path::new("/data/node-2"), &Lines, None);
         let config: toml::Table = text.parse().unwrap();
         let real = |node: usize| record.members[node - 1].peer.clone();
         assert_eq!(config["peer"].as_str(), Some(&*real(2)), "its own address stays");
@@ -194,8 +227,8 @@ mod tests {
 
     #[test]
     fn a_node_is_told_itself_and_all_members() {
-        let record = Record::new("here", 3, 6, 3).unwrap();
-        let text = record.node_config(&record.members[1], Path::new("/data/node-2"), &Plain);
+        let record = Record::new("here", 3, 6, 3, false).unwrap();
+        let text = record.node_config(&record.members[1], Path::new("/data/node-2"), &Plain, None);
         let config: toml::Table = text.parse().unwrap();
         assert_eq!(config["cluster"].as_str(), Some("here"));
         assert_eq!(config["node"].as_integer(), Some(2));
@@ -211,7 +244,7 @@ mod tests {
 
     #[test]
     fn ports_differ() {
-        let record = Record::new("here", 5, 6, 3).unwrap();
+        let record = Record::new("here", 5, 6, 3, false).unwrap();
         let ports: BTreeSet<_> = record.members.iter().flat_map(|m| [&m.api, &m.peer, &m.http]).collect();
         assert_eq!(ports.len(), 15);
     }
@@ -220,8 +253,8 @@ mod tests {
     fn the_record_comes_back_from_its_folder() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Record::read(folder.path()).unwrap(), None);
-        let record = Record::new("here", 2, 4, 1).unwrap();
-        record.write(folder.path(), &Plain).unwrap();
+        let record = Record::new("here", 2, 4, 1, false).unwrap();
+        record.write(folder.path(), &Plain, None).unwrap();
         assert_eq!(Record::read(folder.path()).unwrap(), Some(record));
         assert!(config_path(folder.path(), 2).exists());
         std::fs::write(Record::path(folder.path()), "cluster = 7").unwrap();

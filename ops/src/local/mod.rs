@@ -4,9 +4,11 @@ mod cluster;
 mod config;
 mod node;
 mod probe;
+mod secure;
 mod surroundings;
 
 pub use cluster::{LocalCluster, LocalOptions};
+pub use secure::Credentials;
 pub use surroundings::Surroundings;
 
 use std::path::PathBuf;

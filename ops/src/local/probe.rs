@@ -1,9 +1,12 @@
 //! Asks a node over HTTP: whether it is ready, and how it sees the cluster.
 
+use super::secure::Credentials;
 use moso_proto::view::Cluster;
+use rustls::pki_types::ServerName;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 /// A node that takes longer to answer is not ready.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -11,32 +14,50 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const VIEW_BYTES_MAX: u64 = 16 << 20;
 
 /// Whether `GET /readyz` is answered with 200.
-pub(super) async fn is_ready(address: &str) -> bool {
-    matches!(tokio::time::timeout(TIMEOUT, status(address)).await, Ok(Ok(200)))
+pub(super) async fn is_ready(address: &str, credentials: Option<&Credentials>) -> bool {
+    matches!(tokio::time::timeout(TIMEOUT, status(address, credentials)).await, Ok(Ok(200)))
 }
 
 /// The answer to `GET /v1/cluster`; `None`: there was none, or it makes no sense.
-pub(super) async fn view(address: &str) -> Option<Cluster> {
+pub(super) async fn view(address: &str, credentials: Option<&Credentials>) -> Option<Cluster> {
     let read = async {
-        let mut stream = get(address, "/v1/cluster").await?;
+        let mut stream = get(address, credentials, "/v1/cluster").await?;
         let mut answer = Vec::new();
-        (&mut stream).take(VIEW_BYTES_MAX).read_to_end(&mut answer).await?;
-        std::io::Result::Ok(answer)
+        let read = (&mut stream).take(VIEW_BYTES_MAX).read_to_end(&mut answer).await;
+        // Not all say goodbye as TLS has it; what is cut short is no JSON.
+        match read {
+            Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => Err(error),
+            _ => std::io::Result::Ok(answer),
+        }
     };
     let answer = tokio::time::timeout(TIMEOUT, read).await.ok()?.ok()?;
     let head_end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
     serde_json::from_slice(&answer[head_end + 4..]).ok()
 }
 
-async fn get(address: &str, path: &str) -> std::io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(address).await?;
+/// A connection, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+async fn get(address: &str, credentials: Option<&Credentials>, path: &str) -> std::io::Result<Box<dyn Stream>> {
+    let stream = TcpStream::connect(address).await?;
+    let mut stream: Box<dyn Stream> = match credentials {
+        None => Box::new(stream),
+        Some(credentials) => {
+            let host = address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned();
+            let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
+            Box::new(TlsConnector::from(credentials.http.clone()).connect(name, stream).await?)
+        }
+    };
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
     Ok(stream)
 }
 
-async fn status(address: &str) -> std::io::Result<u16> {
-    let mut stream = get(address, "/readyz").await?;
+async fn status(address: &str, credentials: Option<&Credentials>) -> std::io::Result<u16> {
+    let mut stream = get(address, credentials, "/readyz").await?;
     // "HTTP/1.1 200"
     let mut head = [0; 12];
     stream.read_exact(&mut head).await?;
@@ -59,7 +80,7 @@ mod tests {
             assert_eq!(&request, b"GET /readyz ");
             stream.write_all(answer.as_bytes()).await.unwrap();
         });
-        let ready = is_ready(&address).await;
+        let ready = is_ready(&address, None).await;
         server.await.unwrap();
         ready
     }
@@ -80,10 +101,10 @@ mod tests {
                 stream.write_all(format!("HTTP/1.1 200 OK\r\nx: y\r\n\r\n{body}").as_bytes()).await.unwrap();
             }
         });
-        assert_eq!(view(&address).await.unwrap().node, 3);
-        assert!(view(&address).await.is_none());
+        assert_eq!(view(&address, None).await.unwrap().node, 3);
+        assert!(view(&address, None).await.is_none());
         server.await.unwrap();
-        assert!(view(&address).await.is_none(), "nobody listens");
+        assert!(view(&address, None).await.is_none(), "nobody listens");
     }
 
     #[tokio::test]

@@ -46,7 +46,7 @@ impl Cluster {
             author: "test".into(),
             ..ClientOptions::default()
         };
-        Client::connect_with(nodes.addrs(), options).await.unwrap()
+        Client::connect_with(nodes.addrs(), nodes.client_options(options)).await.unwrap()
     }
 
     /// Makes a queue.

@@ -126,7 +126,7 @@ pub(super) async fn silent_sessions(prey: Arc<Prey>, until: Instant) -> Result<S
 
 /// Heartbeats without end in sessions that take no answer.
 pub(super) async fn unread_sessions(prey: Arc<Prey>, until: Instant) -> Result<Seen> {
-    let hello = Hello { session: rand::random::<u64>() | 1, worker: "attack".into() };
+    let hello = Hello { session: rand::random::<u64>() | 1, worker: "attack".into(), key: 0 };
     let mut first = raw::hello(&[(INITIAL_WINDOW_SIZE, 0)]);
     let frame = WorkerFrame { hello: Some(hello), ..WorkerFrame::default() };
     raw::call(&mut first, 1, SESSION, &frame.encode_to_vec(), false);

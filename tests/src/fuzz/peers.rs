@@ -153,6 +153,7 @@ pub(super) fn hints(data: &[u8]) {
             assert!(!directory.is_draining(9), "a node that is no member is not listened to");
             assert!(directory.shards.iter().all(|slot| [0, 2].contains(&slot.leader())), "only members lead");
         }
+        Some(HintFrame::Rejected(rows)) => moso_node::identity::Rejections::default().heard(2, rows),
         Some(HintFrame::Words(words)) => {
             reached("words");
             let sessions = Sessions::default();

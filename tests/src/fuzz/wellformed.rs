@@ -162,7 +162,11 @@ fn result(input: &mut Input<'_>) -> v1::JobResult {
 /// A worker's frame.
 pub(super) fn worker_frame(input: &mut Input<'_>) -> v1::WorkerFrame {
     v1::WorkerFrame {
-        hello: input.some(|input| v1::Hello { session: input.number(), worker: input.text() }),
+        hello: input.some(|input| v1::Hello {
+            session: input.number(),
+            worker: input.text(),
+            key: input.number() as u32,
+        }),
         results: input.list(result),
         heartbeat: input.some(|input| v1::Heartbeat {
             seq: input.number(),

@@ -77,6 +77,16 @@ messages! {
         expected_version: Some(0),
         author: "ops".into(),
     };
+    "AuditRequest" AuditRequest v1::AuditRequest { since_ms: 7, user: "olga".into(), before: 9, limit: 50 };
+    "AuditList" AuditList v1::AuditList { entries: vec![v1::AuditEntry {
+        seq: 8,
+        time_ms: 1_700_000_000_000,
+        actor: "olga".into(),
+        action: "kill".into(),
+        target: "task 7".into(),
+        outcome: "3 of 4 changed, 3 of others".into(),
+        node: 2,
+    }] };
     "ClusterRequest" ClusterRequest v1::ClusterRequest { local: true };
     "ClusterReply" ClusterReply v1::ClusterReply { json: "{}".into() };
 }
@@ -260,7 +270,7 @@ fn worker_frame() -> v1::WorkerFrame {
         settled_request: 8,
     };
     v1::WorkerFrame {
-        hello: Some(v1::Hello { session: 77, worker: "node-1/slot-3".into() }),
+        hello: Some(v1::Hello { session: 77, worker: "node-1/slot-3".into(), key: 0 }),
         results: vec![result],
         heartbeat: Some(heartbeat),
         lease: Some(lease),
@@ -290,6 +300,7 @@ fn node_frame() -> v1::NodeFrame {
         commands: vec![v1::JobCommand { job_id: ID + 1, attempt: 2, command: v1::CommandKind::Tobekilled as i32 }],
         drain: true,
         fault: Some(fault()),
+        session_key: 0,
     }
 }
 

@@ -5,11 +5,12 @@ use super::records::class;
 use super::{Sample, Value, unknown};
 use moso_node::directory::{ShardStatus, Usage};
 use moso_node::hints::{HintFrame, NodeHints, QueueHint, ShardHint, WorkerWord};
+use moso_node::identity::Principal;
 use moso_node::lease_ask::LeaseAsk;
-use moso_node::query::{Filter, From, MetaQueryCall, Page, QueryCall, Targets};
+use moso_node::query::{Filter, From, MetaQueryCall, Page, QueryCall, Right, RightfulTargets, Targets};
 use moso_node::request::Fault;
 use moso_node::router::{HeartbeatAnswer, HeartbeatCall, pack, unpack};
-use moso_proto::view::NodeView;
+use moso_proto::view::{NodeView, Rejected};
 use moso_proto::{Code, JobState};
 use moso_queue::command::{ActRefusal, Reply, ResultStatus};
 use moso_queue::filter::WorkerOffer;
@@ -130,7 +131,8 @@ fn queries() -> Vec<QueryCall> {
         QueryCall::Task { seq: 1 },
         QueryCall::Jobs { filter: filter.clone(), from: From::Live(7), limit },
         QueryCall::Tasks { filter: filter.clone(), from: From::Ended(Some((19_000, 7))), limit },
-        QueryCall::Targets { filter, from: 7, limit },
+        QueryCall::Targets { filter: filter.clone(), from: 7, limit },
+        QueryCall::RightfulTargets { filter, right: right(), from: 7, limit },
     ]
 }
 
@@ -140,12 +142,24 @@ fn meta_queries() -> Vec<MetaQueryCall> {
         MetaQueryCall::Get { kind: kind.clone(), name: name.clone() },
         MetaQueryCall::List { kind: kind.clone() },
         MetaQueryCall::History { kind, name },
+        MetaQueryCall::Audit { since_ms: 1_700_000_000_000, user: "olga".to_owned(), before: 9, limit: 100 },
     ]
 }
 
-fn hint_frames() -> [(&'static str, HintFrame); 2] {
+/// Of a member of a group with its production role.
+fn right() -> Right {
+    let carol = Principal { user: "carol".into(), production: ["higgs".into()].into(), ..Principal::default() };
+    Right::new(&carol, Some(9))
+}
+
+fn hint_frames() -> [(&'static str, HintFrame); 3] {
     let word = WorkerWord { session: 77, job: 2, attempt: 1, gone: true };
-    [("hints", HintFrame::Hints(Box::new(node_hints()))), ("words", HintFrame::Words(vec![word]))]
+    let rejected = Rejected { node: 2, reason: "expired".to_owned(), user: "ada".to_owned(), count: 7 };
+    [
+        ("hints", HintFrame::Hints(Box::new(node_hints()))),
+        ("words", HintFrame::Words(vec![word])),
+        ("rejected", HintFrame::Rejected(vec![rejected])),
+    ]
 }
 
 pub(super) fn all() -> Vec<Sample> {
@@ -157,6 +171,7 @@ pub(super) fn all() -> Vec<Sample> {
     let heartbeat = HeartbeatCall { session: 77, beats: vec![(2, 1, 2), (3, 4, 0)], settled: Some(9) };
     let answer: HeartbeatAnswer = Some((vec![2], vec![(3, 4)], true));
     let targets = Targets { jobs: vec![2], rests: vec![(5, 900)], missing: vec![8], next: Some(9) };
+    let rightful = RightfulTargets { targets: targets.clone(), foreign: 1, forbidden: 2, example: 8 };
     let mut all = vec![
         Sample::new("call", "lease", pack(&lease_ask())),
         Sample::new("call", "heartbeat", pack(&heartbeat)),
@@ -164,6 +179,7 @@ pub(super) fn all() -> Vec<Sample> {
         Sample::new("call", "fault", pack(&fault)),
         Sample::new("call", "page", pack(&Page { items: vec![vec![1, 2], Vec::new()], next: Some(From::Start) })),
         Sample::new("call", "targets", pack(&targets)),
+        Sample::new("call", "rightful_targets", pack(&rightful)),
         Sample::new("call", "object", pack(&object())),
     ];
     all.extend(numbered("reply", &replies()));
@@ -188,6 +204,7 @@ pub(super) fn read(what: &str, bytes: &[u8]) -> Result<Value, String> {
         "fault" => of::<Fault>(bytes),
         "page" => of::<Page>(bytes),
         "targets" => of::<Targets>(bytes),
+        "rightful_targets" => of::<RightfulTargets>(bytes),
         "object" => of::<Object>(bytes),
         "reply" => of::<Reply>(bytes),
         "query" => of::<QueryCall>(bytes),

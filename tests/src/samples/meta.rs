@@ -2,7 +2,7 @@
 
 use super::{Sample, Value, unknown};
 use moso_proto::object::{Node, ShardTable};
-use moso_queue::meta::{MetaCommand, MetaMachine, MetaView};
+use moso_queue::meta::{AuditWord, MetaCommand, MetaMachine, MetaView};
 
 const NOW_MS: u64 = 1_700_000_000_000;
 
@@ -46,10 +46,35 @@ fn commands() -> Vec<(&'static str, MetaCommand)> {
     ]
 }
 
-/// A machine that has applied all of them.
-fn machine() -> MetaMachine {
+/// Of callers that the nodes know.
+fn audited_commands() -> Vec<(&'static str, MetaCommand)> {
+    let word = |action: &str, target: &str, outcome: &str| AuditWord {
+        actor: "olga".to_owned(),
+        action: action.to_owned(),
+        target: target.to_owned(),
+        outcome: outcome.to_owned(),
+        node: 2,
+    };
+    let change = |json: Option<&str>, version| MetaCommand::Change {
+        word: word(if json.is_some() { "put" } else { "delete" }, "share User", ""),
+        kind: "share".to_owned(),
+        name: "User".to_owned(),
+        json: json.map(str::to_owned),
+        expected_version: version,
+    };
+    let words =
+        vec![word("kill", "task 7", "3 of 4 changed, 3 of others"), word("refused", "backup shard 1", "forbidden")];
+    vec![
+        ("command-change", change(Some(r#"{"target":3.0}"#), None)),
+        ("command-change_delete", change(None, Some(99))),
+        ("command-audit", MetaCommand::Audit { words }),
+    ]
+}
+
+/// A machine that has applied these.
+fn machine(commands: Vec<(&'static str, MetaCommand)>) -> MetaMachine {
     let mut machine = MetaMachine::new();
-    for (number, (_, command)) in (0..).zip(commands()) {
+    for (number, (_, command)) in (0..).zip(commands) {
         machine.apply(NOW_MS + number, &command.encode()).expect("a command that was just encoded");
     }
     machine
@@ -85,9 +110,11 @@ pub(crate) fn split_records(mut bytes: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
 }
 
 pub(super) fn all() -> Vec<Sample> {
+    let both = || [commands(), audited_commands()].concat();
     let mut all: Vec<Sample> =
-        commands().iter().map(|(name, command)| Sample::new("meta", name, command.encode())).collect();
-    all.push(Sample::new("meta", "records", join_records(&machine().encode_records())));
+        both().iter().map(|(name, command)| Sample::new("meta", name, command.encode())).collect();
+    all.push(Sample::new("meta", "records", join_records(&machine(commands()).encode_records())));
+    all.push(Sample::new("meta", "records-audited", join_records(&machine(both()).encode_records())));
     all
 }
 

@@ -1,6 +1,6 @@
 //! Commands of the meta group's log: one version byte, then postcard. Fields are only ever added with a new version.
 
-use super::MetaError;
+use super::{AuditWord, MetaError};
 use moso_proto::object::{Node, ShardTable};
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,24 @@ pub enum MetaCommand {
         nodes: Vec<(u32, Node)>,
         /// Where the shards are.
         shards: ShardTable,
+    },
+    /// Changes an object as its operator asks, and writes down that he did, or tried.
+    Change {
+        /// Who, what, on what.
+        word: AuditWord,
+        /// Kind of the object.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// JSON of the typed object; `None`: it is deleted.
+        json: Option<String>,
+        /// As of `Put` and `Delete`.
+        expected_version: Option<u64>,
+    },
+    /// Writes down what was done, or tried, elsewhere.
+    Audit {
+        /// In this order.
+        words: Vec<AuditWord>,
     },
 }
 

@@ -45,5 +45,11 @@ pub const ADDRESS_BYTES_MAX: usize = 300;
 pub const REPLICAS_MAX: usize = 7;
 /// Nodes of a bootstrap.
 pub const NODES_MAX: usize = 1_000;
+/// A text of the audit log, bytes.
+pub const AUDIT_TEXT_BYTES_MAX: usize = 512;
+/// Words of the audit log in one command.
+pub const AUDIT_WORDS_MAX: usize = 256;
+/// A day, ms.
+pub const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Message of a refusal, bytes: it may quote what the caller sent.
 pub const MESSAGE_BYTES_MAX: usize = 512;

@@ -1,5 +1,6 @@
 //! The meta group's replicated state: objects, their numbers and their history.
 
+use super::audit::{AuditEntry, AuditLog};
 use super::{MetaCommand, MetaError, Object, SHARDS_NAME, SHARE_UNDEFINED, TIMEOUTS_NAME, check, limits};
 use moso_proto::object::{Node, ObjectError, Setting, ShardTable, Share, Timeouts, kind};
 use moso_proto::shards::{FOUNDING_INCARNATION, node_of};
@@ -7,6 +8,7 @@ use moso_proto::{Code, setting};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, VecDeque};
 
+mod audited;
 mod refound;
 
 /// Format of the stored records.
@@ -16,6 +18,7 @@ mod tag {
     pub const COUNTERS: u8 = b'c';
     pub const OBJECT: u8 = b'o';
     pub const CHANGE: u8 = b'h';
+    pub const AUDIT: u8 = b'a';
 }
 /// Author of what the bootstrap makes.
 const AUTHOR_MOSO: &str = "moso";
@@ -92,6 +95,7 @@ pub struct MetaMachine {
     history_bytes: usize,
     /// Versions in `history` of each object, rising; also of deleted ones.
     versions: BTreeMap<Key, VecDeque<u64>>,
+    audit: AuditLog,
     dirty: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
 }
 
@@ -107,6 +111,7 @@ impl MetaMachine {
     /// [`MetaError::Record`] for a record that this program did not write.
     pub fn load(records: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<MetaMachine, MetaError> {
         let mut machine = MetaMachine::new();
+        let mut audit: Vec<AuditEntry> = Vec::new();
         for (key, value) in records {
             match key.first() {
                 Some(&tag::COUNTERS) => machine.counters = decode_record(&key, &value)?,
@@ -120,9 +125,11 @@ impl MetaMachine {
                     machine.history_bytes += change_bytes(&change);
                     machine.history.insert(change.version, change);
                 }
+                Some(&tag::AUDIT) => audit.push(decode_record(&key, &value)?),
                 _ => return Err(record_error(&key, "unknown key")),
             }
         }
+        machine.audit = AuditLog::load(audit);
         for (version, change) in &machine.history {
             let versions = machine.versions.entry(key_of(change)).or_default();
             versions.push_back(*version);
@@ -143,6 +150,10 @@ impl MetaMachine {
                 self.delete(time_ms, (kind, name), expected_version, author)
             }
             MetaCommand::Bootstrap { cluster, nodes, shards } => self.bootstrap(time_ms, cluster, &nodes, &shards),
+            MetaCommand::Change { word, kind, name, json, expected_version } => {
+                self.change(time_ms, word, (kind, name), json, expected_version)
+            }
+            MetaCommand::Audit { words } => self.write_down(time_ms, words),
         };
         Ok(match result {
             Ok(object) => MetaReply::Ok(object),
@@ -163,6 +174,7 @@ impl MetaMachine {
         records.extend(self.objects.values().map(object));
         let change = |c: &Object| (change_key(c.version), encode_record(c));
         records.extend(self.history.values().map(change));
+        records.extend(self.audit.iter().map(|entry| (audited::audit_key(entry.seq), encode_record(entry))));
         records
     }
 

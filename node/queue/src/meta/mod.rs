@@ -5,6 +5,7 @@
 //! [`MetaMachine::apply`], stores what [`MetaMachine::take_dirty`] returns together with the applied index, and makes
 //! a [`MetaView`] from which the rest of the node reads. Nothing here reads a clock, draws a number or touches a disk.
 
+pub mod audit;
 mod check;
 pub mod command;
 pub mod limits;
@@ -14,6 +15,7 @@ pub mod placement;
 mod tests;
 pub mod view;
 
+pub use audit::{AuditEntry, AuditWord};
 pub use command::MetaCommand;
 pub use machine::{MetaMachine, MetaReply};
 pub use view::{MetaView, QueueEntry, ShareEntry, UserEntry};

@@ -409,7 +409,7 @@ fn the_view_shows_typed_objects_and_defaults() {
     assert_eq!(view.share_by_id(2).map(|s| (s.name.as_str(), s.target)), Some(("User", 3.0)));
     assert_eq!(view.shares().len(), 2);
     let caps = |name: &str| {
-        let User { max_running, banned } = view.user(name);
+        let User { max_running, banned, .. } = view.user(name);
         (*max_running, *banned)
     };
     assert_eq!((caps("ann"), caps("eve")), ((10_000, false), (0, true)));

@@ -87,5 +87,9 @@ fn meta(command: &MetaCommand) -> Value {
             let nodes: Vec<u32> = nodes.iter().map(|(node, _)| *node).collect();
             json!({ "bootstrap": cluster, "nodes": nodes, "shards": shards.replicas })
         }
+        MetaCommand::Change { word, kind, name, json, expected_version } => {
+            json!({ "change": kind, "name": name, "object": json, "expected": expected_version, "by": word })
+        }
+        MetaCommand::Audit { words } => json!({ "audit": words }),
     }
 }

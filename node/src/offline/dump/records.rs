@@ -209,5 +209,18 @@ fn dump_meta(machine: &MetaMachine, printer: &mut Printer<'_>) -> io::Result<()>
             .with("object", serde_json::from_str(&object.json).unwrap_or(serde_json::Value::Null));
         printer.print(&line)?;
     }
+    for entry in machine.audit() {
+        let word = &entry.word;
+        let line = Line::new("audit")
+            .with("shard", 0)
+            .with("seq", entry.seq)
+            .with("time_ms", entry.time_ms)
+            .with("actor", &*word.actor)
+            .with("action", &*word.action)
+            .with("target", &*word.target)
+            .with("outcome", &*word.outcome)
+            .with("node", word.node);
+        printer.print(&line)?;
+    }
     Ok(())
 }

@@ -112,7 +112,7 @@ pub(super) fn start_as(
     let (events, receiver) = mpsc::unbounded_channel();
     let recorder = Arc::new(Recorder { events, begun: Semaphore::new(0) });
     let peers: BTreeMap<_, _> = peers.iter().map(|(node, address)| (*node, address.to_string())).collect();
-    let config = PeerConfig { cluster: cluster.to_owned(), node, store, seen, level: 2, listen, peers };
+    let config = PeerConfig { cluster: cluster.to_owned(), node, store, seen, level: 2, listen, tls: None, peers };
     TestNode { peers: Peers::start(config, recorder.clone()), recorder, events: Mutex::new(receiver), _folder: folder }
 }
 

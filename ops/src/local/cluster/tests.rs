@@ -68,8 +68,9 @@ async fn nodes_are_killed_stopped_paused_and_started_again() {
     let folder = tempfile::tempdir().unwrap();
     let mut cluster = LocalCluster {
         processes: (0..3).map(|_| None).collect(),
-        record: Record::new("test", 3, 6, 3).unwrap(),
+        record: Record::new("test", 3, 6, 3, false).unwrap(),
         options: LocalOptions::default(),
+        credentials: None,
         binary: program(folder.path(), "trap 'exit 0' TERM; while :; do sleep 0.01; done"),
         folder: folder.path().to_owned(),
         _temporary: None,
@@ -96,8 +97,8 @@ async fn nodes_are_killed_stopped_paused_and_started_again() {
 #[tokio::test]
 async fn a_folder_keeps_its_shape() {
     let folder = tempfile::tempdir().unwrap();
-    let record = Record::new("test", 3, 6, 3).unwrap();
-    record.write(folder.path(), &Plain).unwrap();
+    let record = Record::new("test", 3, 6, 3, false).unwrap();
+    record.write(folder.path(), &Plain, None).unwrap();
     let same = LocalOptions::default();
     assert_eq!(matching(record.clone(), &same, folder.path()).unwrap(), record);
     let other = LocalOptions { shards: 7, ..LocalOptions::default() };
