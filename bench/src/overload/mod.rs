@@ -35,8 +35,8 @@ use tokio::task::JoinSet;
 
 const HELD_QUEUE: &str = "held";
 const FLOOD_QUEUE: &str = "flood";
-/// Connections of the measurement of what is carried.
-const CALM_CONNECTIONS: usize = 64;
+/// Connections of the measurement of what is carried: so many that it is not their waiting that is measured.
+const CALM_CONNECTIONS: usize = 256;
 /// Jobs of one submission for the workers.
 const HELD_BATCH: usize = 500;
 /// Figures are looked at this often.
