@@ -46,6 +46,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tonic::service::InterceptorLayer;
 
 /// Requests waiting at a shard: a second's worth of single calls.
@@ -78,7 +79,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let guard = Arc::new(Guard::new(security.clone(), directory.clone(), clock, trail));
     let outbound = Outbound::new(peers.clone(), sessions.clone());
     let router = Arc::new(Router::new(directory.clone(), peers.clone()));
-    let audit = tokio::spawn(audit::run(audited, router.clone()));
+    let mut background = JoinSet::new();
+    background.spawn(audit::run(audited, router.clone()));
     let dispatcher = Arc::new(Dispatcher::new(router.clone()));
     let info = Arc::new(ClusterInfo {
         directory: directory.clone(),
@@ -116,11 +118,11 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let threads = start_threads(&config, built, &outbound, &peers, clock, &failed)?;
 
     let hints_info = info.clone();
-    let hints = tokio::spawn(crate::hints::run(directory.clone(), peers.clone(), move || hints_info.own()));
-    let rejected = tokio::spawn(crate::hints::tell_rejected(directory.clone(), peers.clone(), guard.clone()));
-    let placement = tokio::spawn(crate::placement::run(Arc::new(residents), router.clone(), failed.clone()));
+    background.spawn(crate::hints::run(directory.clone(), peers.clone(), move || hints_info.own()));
+    background.spawn(crate::hints::tell_rejected(directory.clone(), peers.clone(), guard.clone()));
+    background.spawn(crate::placement::run(Arc::new(residents), router.clone(), failed.clone()));
     let (stopping, _) = watch::channel(false);
-    let refresh = tokio::spawn(refresh(security));
+    background.spawn(refresh(security));
     let counts = Arc::new(Counts::default());
     let http_state = HttpState { info: info.clone(), guard: guard.clone(), counts: counts.clone(), metrics };
     let mut http_stop = stopping.subscribe();
@@ -148,11 +150,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     sessions.drain();
     give_leaderships_away(&directory, &mailboxes).await;
     let _ = stopping.send(true);
-    hints.abort();
-    placement.abort();
-    refresh.abort();
-    audit.abort();
-    rejected.abort();
+    background.abort_all();
     let _ = tokio::time::timeout(DRAIN, api).await;
     let _ = tokio::time::timeout(DRAIN, http).await;
     disk.stop();
