@@ -54,6 +54,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tonic::service::InterceptorLayer;
 
 /// Requests waiting at a shard: a second's worth of single calls.
@@ -85,7 +86,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let guard = Arc::new(Guard::new(security.clone(), directory.clone(), clock, trail));
     let outbound = Outbound::new(peers.clone(), sessions.clone());
     let router = Arc::new(Router::new(directory.clone(), peers.clone()));
-    let audit = tokio::spawn(audit::run(audited, router.clone()));
+    let mut background = JoinSet::new();
+    background.spawn(audit::run(audited, router.clone()));
     let dispatcher = Arc::new(Dispatcher::new(router.clone()));
     let info = Arc::new(ClusterInfo {
         directory: directory.clone(),
@@ -124,13 +126,13 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
 
     let hints_info = info.clone();
     let hints = inner.spawn(crate::hints::run(directory.clone(), peers.clone(), move || hints_info.own()));
-    let rejected = tokio::spawn(crate::hints::tell_rejected(directory.clone(), peers.clone(), guard.clone()));
-    let placement = tokio::spawn(crate::placement::run(Arc::new(residents), router.clone(), failed.clone()));
+    background.spawn(crate::hints::tell_rejected(directory.clone(), peers.clone(), guard.clone()));
+    background.spawn(crate::placement::run(Arc::new(residents), router.clone(), failed.clone()));
     let (stopping, _) = watch::channel(false);
-    let refresh = tokio::spawn(refresh(security));
+    background.spawn(refresh(security));
     let gate = Gate::new(config.api_memory_mib << 20);
     let counters = directory.clone();
-    let pace = tokio::spawn(gate::pace::run(gate.clone(), move || gate::pace::taken(&counters.counters)));
+    background.spawn(gate::pace::run(gate.clone(), move || gate::pace::taken(&counters.counters)));
     let counts = Arc::new(Counts::default());
     let pages = http::routes(HttpState {
         info: info.clone(),
@@ -164,11 +166,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     give_leaderships_away(&directory, &mailboxes).await;
     let _ = stopping.send(true);
     hints.abort();
-    placement.abort();
-    pace.abort();
-    refresh.abort();
-    audit.abort();
-    rejected.abort();
+    background.abort_all();
     let _ = tokio::time::timeout(DRAIN, api).await;
     let _ = tokio::time::timeout(DRAIN, http).await;
     disk.stop();

@@ -1,12 +1,14 @@
 //! Questions to a shard: answered by its leader, confirmed by a quorum, with the archive behind the live tables.
 
+mod meta;
 mod right;
 mod targets;
 
+pub use meta::run_meta;
 pub use right::{Right, RightfulTargets};
 
 use crate::error;
-use crate::request::{Fault, MetaRequest, Request, Snapshot};
+use crate::request::{Fault, Request, Snapshot};
 use crate::router::{QUERY_TIMEOUT, Router, in_time};
 use crate::store::state::{EndedJob as EndedRow, EndedTask as EndedTaskRow, StateStore};
 use crate::views;
@@ -15,7 +17,7 @@ use moso_proto::{Code, JobState, ShardId, TaskId, v1};
 use moso_queue::Machine;
 use moso_queue::command::Target;
 use moso_queue::job::{EndedJob, Job};
-use moso_queue::meta::{AuditEntry, MetaView, Object};
+use moso_queue::meta::MetaView;
 use moso_queue::task::{EndedTask, Task};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
@@ -570,37 +572,4 @@ async fn tasks(
         Ok(page)
     })
     .await
-}
-
-/// An entry of the audit log in the place of an object.
-fn audited(entry: &AuditEntry) -> Object {
-    Object {
-        kind: "audit".to_owned(),
-        name: String::new(),
-        version: entry.seq,
-        json: serde_json::to_string(&entry.word).expect("texts and a number are JSON"),
-        author: entry.word.actor.clone(),
-        time_ms: entry.time_ms,
-        id: 0,
-    }
-}
-
-/// Runs a question to the meta group at this node.
-pub async fn run_meta(router: &Router, query: MetaQueryCall) -> Result<Vec<Object>, Fault> {
-    let (send, answer) = oneshot::channel();
-    let run = Box::new(move |machine: Option<&moso_queue::meta::MetaMachine>| {
-        let _ = send.send(machine.map(|machine| match &query {
-            MetaQueryCall::Get { kind, name } => machine.get(kind, name).cloned().into_iter().collect(),
-            MetaQueryCall::List { kind } => machine.list(kind).cloned().collect::<Vec<_>>(),
-            MetaQueryCall::History { kind, name } => machine.history(kind, name).into_iter().cloned().collect(),
-            MetaQueryCall::Audit { since_ms, user, before, limit } => {
-                let wanted = |entry: &&AuditEntry| user.is_empty() || entry.word.actor == *user;
-                let entries = machine.audit().skip_while(|entry| *before > 0 && entry.seq >= *before);
-                let entries = entries.take_while(|entry| entry.time_ms >= *since_ms).filter(wanted);
-                entries.take(*limit).map(audited).collect()
-            }
-        }));
-    });
-    router.meta_request(MetaRequest::Query(run))?;
-    in_time(answer, QUERY_TIMEOUT, 0).await?.ok_or_else(|| Fault::not_leader(0))
 }
