@@ -44,6 +44,9 @@ pub struct Cli {
     /// Address for pages and metrics.
     #[arg(long, value_name = "IP:PORT")]
     pub http: Option<String>,
+    /// Address for PanDA's pilots, clients and Harvester (HTTP).
+    #[arg(long, value_name = "IP:PORT")]
+    pub panda: Option<String>,
     /// Say "ok", or all that is wrong, and end.
     #[arg(long)]
     pub check_config: bool,
@@ -88,6 +91,8 @@ pub struct Config {
     pub peer: String,
     /// IP:port to listen on for pages and metrics; this member's own if not given.
     pub http: String,
+    /// IP:port to listen on for PanDA's pilots, clients and Harvester; empty: not served.
+    pub panda: String,
     /// Listen on other addresses than loopback. The lines are not encrypted and nobody is asked who he is: only in a
     /// private network.
     pub listen_anywhere: bool,
@@ -140,6 +145,7 @@ impl Default for Config {
             api: String::new(),
             peer: String::new(),
             http: String::new(),
+            panda: String::new(),
             listen_anywhere: false,
             shards: 64,
             replicas: 3,
@@ -251,7 +257,9 @@ fn override_by_flags(table: &mut Table, cli: &Cli) {
     if let Some(node) = cli.node {
         table.insert("node".to_owned(), Value::Integer(node.into()));
     }
-    for (key, value) in [("data", &cli.data), ("api", &cli.api), ("peer", &cli.peer), ("http", &cli.http)] {
+    let texts =
+        [("data", &cli.data), ("api", &cli.api), ("peer", &cli.peer), ("http", &cli.http), ("panda", &cli.panda)];
+    for (key, value) in texts {
         if let Some(value) = value {
             table.insert(key.to_owned(), Value::String(value.clone()));
         }

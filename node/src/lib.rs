@@ -14,6 +14,7 @@
 //! offline/                            verifying and printing a stopped node's folder
 //! snapshot/ backup/                   copies of states: to other nodes, to operators and back
 //! identity/                           who calls, and what he may do
+//! panda/                              PanDA's REST: its pilots, clients and Harvester work unchanged
 //! ```
 
 pub mod api;
@@ -40,6 +41,7 @@ pub mod node;
 pub mod offline;
 pub mod open;
 pub mod outbound;
+pub mod panda;
 pub mod peer;
 pub mod placement;
 pub mod query;

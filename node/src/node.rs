@@ -18,6 +18,8 @@ use crate::log_writer::LogWriter;
 use crate::meta_group::publish;
 use crate::open;
 use crate::outbound::Outbound;
+use crate::panda::sandbox::Sandboxes;
+use crate::panda::{self, Front};
 use crate::peer::{PeerConfig, Peers};
 use crate::reactor::{Mailbox, Reactor, reactor_of};
 use crate::resident::Residents;
@@ -79,7 +81,10 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     });
     let shared = built.shared.clone();
     let receiver = Arc::new(Receiver::new(config.data.clone(), mailboxes.clone(), shared.clone()));
-    let _ = served.set(Served { router: router.clone(), dispatcher: dispatcher.clone(), receiver });
+    let sandboxes = Arc::new(Sandboxes::open(store::sandboxes_dir(&config.data))?);
+    let calls =
+        Served { router: router.clone(), dispatcher: dispatcher.clone(), receiver, sandboxes: sandboxes.clone() };
+    let _ = served.set(calls);
     let backups = BackupsApi::new(BackupSource {
         router: router.clone(),
         mailboxes: mailboxes.clone(),
@@ -112,6 +117,9 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
         let stopped = async move { drop(http_stop.wait_for(|s| *s).await) };
         axum::serve(listeners.http, http::routes(http_state)).with_graceful_shutdown(stopped).await
     });
+    let jobs = JobsApi::new(router.clone(), clock, stopping.subscribe());
+    let front = Arc::new(Front::new(router.clone(), dispatcher.clone(), jobs, sandboxes));
+    let panda = serve_panda(listeners.panda, front, stopping.subscribe());
     let services = Services { router, dispatcher, sessions: sessions.clone(), info, backups };
     let api = tokio::spawn(serve_api(listeners.api, services, clock, stopping.subscribe()));
     tracing::info!(node = config.node, api = %config.api, peer = %config.peer, http = %config.http, "started");
@@ -133,6 +141,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     placement.abort();
     let _ = tokio::time::timeout(DRAIN, api).await;
     let _ = tokio::time::timeout(DRAIN, http).await;
+    let _ = tokio::time::timeout(DRAIN, panda).await;
     disk.stop();
     mailboxes.iter().for_each(|m| m.stop());
     // The flusher and the log writer end when the reactors have.
@@ -208,6 +217,8 @@ struct Listeners {
     api: TcpListener,
     peer: TcpListener,
     http: TcpListener,
+    /// If PanDA's programs are served.
+    panda: Option<TcpListener>,
 }
 
 impl Listeners {
@@ -221,6 +232,10 @@ impl Listeners {
             api: bind("api", &config.api).await?,
             peer: bind("peer", &config.peer).await?,
             http: bind("http", &config.http).await?,
+            panda: match config.panda.as_str() {
+                "" => None,
+                address => Some(bind("panda", address).await?),
+            },
         })
     }
 }
@@ -371,6 +386,21 @@ async fn give_leaderships_away(directory: &Directory, mailboxes: &[Arc<Mailbox>]
     while directory.led_here().next().is_some() && anybody() && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Serves PanDA's programs, if they are, and keeps their files in any case: other nodes may serve them.
+fn serve_panda(
+    listener: Option<TcpListener>,
+    front: Arc<Front>,
+    stopping: watch::Receiver<bool>,
+) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        let sweep = front.clone().sweep(stopping.clone());
+        match listener {
+            Some(listener) => drop(tokio::join!(panda::serve::serve(listener, front, stopping), sweep)),
+            None => sweep.await,
+        }
+    })
 }
 
 /// What the services speak to.

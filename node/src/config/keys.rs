@@ -35,7 +35,7 @@ const NUMBERS: [Number; 17] = [
     number("disk_stuck_ms", 100, 50_000, "ms"),
 ];
 
-const TEXTS: [&str; 5] = ["cluster", "data", "api", "peer", "http"];
+const TEXTS: [&str; 6] = ["cluster", "data", "api", "peer", "http", "panda"];
 const SWITCHES: [&str; 2] = ["listen_anywhere", "join"];
 const MEMBERS: &str = "members";
 

@@ -263,6 +263,11 @@ impl LocalCluster {
         self.record.members.iter().map(|m| m.http.clone()).collect()
     }
 
+    /// Addresses for PanDA's programs (HTTP) of all nodes, by number; empty in a folder made before there were any.
+    pub fn panda_addrs(&self) -> Vec<String> {
+        self.record.members.iter().map(|m| m.panda.clone()).collect()
+    }
+
     /// Folder of data and logs.
     pub fn folder(&self) -> &Path {
         &self.folder
