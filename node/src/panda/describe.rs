@@ -62,7 +62,7 @@ pub fn details(view: &JobView) -> Map<String, Value> {
 }
 
 /// The row of a job.
-pub fn row(view: &JobView, spec: Option<Spec>, debug: Option<String>) -> Value {
+pub fn row(view: &JobView, spec: Option<Spec>, debug: Option<(String, String)>) -> Value {
     let spec = spec.unwrap_or_default();
     let mut row: Map<String, Value> = fields::JOB.iter().map(|name| ((*name).to_owned(), Value::Null)).collect();
     row.extend(spec.iter().filter(|(name, _)| *name != "Files").map(|(name, value)| (name.clone(), value.clone())));
@@ -72,7 +72,10 @@ pub fn row(view: &JobView, spec: Option<Spec>, debug: Option<String>) -> Value {
             row.insert(name.to_owned(), value.clone());
         }
     }
-    known(view, &mut row, debug);
+    if let Some((_, stdout)) = &debug {
+        row.insert("debugOutput".into(), stdout.clone().into());
+    }
+    known(view, &mut row, debug.map(|(command, _)| command));
     if view.ended_ms > 0 {
         for (name, _) in SOURCES {
             row.insert(format!("{name}ErrorCode"), 0.into());
@@ -181,7 +184,7 @@ impl Front {
             Err(fault) => return Err(fault),
         };
         let spec = self.spec_of(&view, base).await?;
-        let debug = self.debug_of(id).await.map(|(command, _)| command);
+        let debug = self.debug_of(id).await;
         Ok(row(&view, spec, debug))
     }
 

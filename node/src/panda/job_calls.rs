@@ -12,7 +12,7 @@ use moso_queue::limits::{ATTEMPTS_MAX, SUBMISSION_JOBS_MAX};
 use serde_json::{Value, json};
 
 /// Kill code of a kill that names none: PanDA's for a job that was aborted. It asks the pilot, whatever the job is.
-const ABORTED: u32 = 3;
+pub const ABORTED: u32 = 3;
 
 /// What jobs of one submission have in common.
 #[derive(Clone, PartialEq)]
@@ -52,21 +52,27 @@ impl Common {
     }
 }
 
-fn job(spec: &Spec) -> v1::JobSpec {
+/// The job, with what a pilot is told of it and its client left out.
+fn job((common, spec): (&Common, &Spec)) -> v1::JobSpec {
     let cores = spec::count(spec, "coreCount").max(1);
     let memory = spec::count(spec, "minRamCount");
     let kind = Some(spec::text(spec, "resource_type")).filter(|kind| !kind.is_empty());
+    let kind = kind.unwrap_or_else(|| spec::resource_type(cores, memory).to_owned());
+    let mut told = spec.clone();
+    for (name, value) in [("prodUserID", &common.owner), ("prodUserName", &common.owner), ("resource_type", &kind)] {
+        told.entry(name).or_insert_with(|| value.clone().into());
+    }
     let max = i64::from(moso_queue::limits::PRIORITY_MAX);
     let priority = spec.get("currentPriority").map(|_| spec::number(spec, "currentPriority").clamp(-max, max) as i32);
     v1::JobSpec {
-        body: Body::Job(spec.clone()).write().into(),
+        body: Body::Job(told).write().into(),
         priority,
         needs: Some(v1::Needs {
             cores,
             memory_mib: memory,
             disk_mib: spec::count(spec, "maxDiskCount"),
             wall_time_s: spec::count(spec, "maxWalltime"),
-            resource_type: kind.unwrap_or_else(|| spec::resource_type(cores, memory).to_owned()),
+            resource_type: kind,
             tags: Vec::new(),
         }),
         depends_on: Vec::new(),
@@ -116,7 +122,7 @@ pub async fn submit(front: &Front, call: &Call) -> Answer {
         let request = v1::SubmitRequest {
             submission_id: front.submission_id().to_vec().into(),
             task: Some(task),
-            jobs: specs[start..end].iter().map(job).collect(),
+            jobs: common[start..end].iter().zip(&specs[start..end]).map(job).collect(),
             array: 0,
         };
         match front.jobs.submit_request(request).await {
@@ -175,7 +181,8 @@ pub async fn kill(front: &Front, call: &Call) -> Answer {
     Ok(Done::with(out))
 }
 
-async fn kill_one(front: &Front, call: &Call, id: u64, code: u32) -> Result<bool, Fault> {
+/// Kills a job that the caller may steer; whether there is one.
+pub async fn kill_one(front: &Front, call: &Call, id: u64, code: u32) -> Result<bool, Fault> {
     let Some(view) = front.look(JobId(id)).await? else { return Ok(false) };
     if !call.caller.may_steer(&view.owner, &view.group) {
         return Ok(false);

@@ -20,7 +20,7 @@ pub async fn answer(front: &Front, method: &str, mut call: Call) -> Response {
     let posted = call.verb == Method::POST;
     let pairs = match method {
         "getJob" | "updateJob" | "updateWorkerPilotStatus" if !posted => refused("expecting POST"),
-        "getJob" => get_job(front, &call).await,
+        "getJob" => get_job(front, &call, json).await,
         "updateJob" => update_job(front, &call).await,
         "getStatus" => get_status(front, &call).await,
         "updateWorkerPilotStatus" => worker::status_old(&call),
@@ -58,14 +58,16 @@ fn from(answer: Result<Value, Refusal>) -> Pairs {
     }
 }
 
-async fn get_job(front: &Front, call: &Call) -> Pairs {
+async fn get_job(front: &Front, call: &Call, json: bool) -> Pairs {
     if call.args.loose_text("site_name").is_empty() {
         return refused("Argument error: missing a required argument: 'siteName'");
     }
     match front.acquire(call, Wanted::read(&call.args)).await {
         Ok(jobs) => jobs.into_iter().next().unwrap_or_else(|| {
             let mut pairs = Pairs::status(status::NO_JOBS);
-            pairs.push("errorDialog", "no jobs in PanDA");
+            if json {
+                pairs.push("errorDialog", "no jobs in PanDA");
+            }
             pairs
         }),
         Err(fault) => faulty(&fault),

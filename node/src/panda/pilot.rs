@@ -146,9 +146,12 @@ impl Front {
         match state.as_str() {
             "finished" => self.end(shard.0, id, attempt, Outcome::Finished, args).await,
             "failed" => {
-                let again = report::may_retry(args) || self.is_of_task(id).await;
+                // What was to be killed ends cancelled, and its pilot is told so once more.
+                let killed = self.beat(shard.0, id, attempt, 0).await? == "tobekilled";
+                let again = killed || report::may_retry(args) || self.is_of_task(id).await;
                 let outcome = if again { Outcome::Failed } else { Outcome::FailedForGood };
-                self.end(shard.0, id, attempt, outcome, args).await
+                let command = self.end(shard.0, id, attempt, outcome, args).await?;
+                Ok(if killed && command == "NULL" { "tobekilled".into() } else { command })
             }
             "starting" => self.beat(shard.0, id, attempt, 1).await,
             // What travels or is held is still the pilot's: it goes on telling.
@@ -199,7 +202,9 @@ impl Front {
         let deadline = Instant::now() + LEADER_TIME;
         loop {
             match self.router.result(shard, result.clone()).await? {
-                Reply::Results(statuses) if statuses == [ResultStatus::Accepted] => return Ok("NULL".into()),
+                Reply::Results(statuses) if statuses == [ResultStatus::Accepted] => {
+                    return Ok(self.meta().debug_command(id.0).unwrap_or("NULL").to_owned());
+                }
                 Reply::Results(_) => {}
                 other => {
                     return Err(Fault::new(Code::Internal, format!("a result was answered with {other:?}")));

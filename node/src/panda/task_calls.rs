@@ -379,17 +379,18 @@ pub async fn get_job_ids(front: &Front, call: &Call) -> Answer {
     Ok(Done::with(job_ids(&known(front, call).await?)))
 }
 
-/// `task/get_job_descriptions`.
+/// `task/get_job_descriptions`: of the first jobs.
 pub async fn get_job_descriptions(front: &Front, call: &Call) -> Answer {
     let unsuccessful = call.args.flag("unsuccessful_only")?;
     let task = known(front, call).await?;
     let params = task.params(front).await?;
+    let ids: Vec<u64> = job_ids(&task).into_iter().take(super::limits::BULK_MAX).collect();
     let mut rows = Vec::new();
-    for (number, view) in task.jobs(front, None).await? {
+    for view in task.views_of(front, &ids).await? {
+        let Some(part) = task.parts.iter().find(|part| part.task == view.task_id) else { continue };
         if unsuccessful && !matches!(view.state.as_str(), "failed" | "cancelled" | "closed") {
             continue;
         }
-        let part = &task.parts[number];
         let body = TaskBody {
             params: params.clone(),
             user: task.user.clone(),
@@ -401,9 +402,6 @@ pub async fn get_job_descriptions(front: &Front, call: &Call) -> Answer {
         let index = u32::try_from(view.job_id.saturating_sub(part.task + 1)).unwrap_or(u32::MAX);
         let spec = generate::job(&body, task.id, body.position(index), &call.base);
         rows.push(describe::row(&view, Some(spec), None));
-        if rows.len() == super::limits::BULK_MAX {
-            break;
-        }
     }
     Ok(Done::with(rows))
 }

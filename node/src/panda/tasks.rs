@@ -19,6 +19,8 @@ use std::collections::BTreeSet;
 
 /// Jobs in one page that is read.
 const PAGE: u32 = 5_000;
+/// Jobs looked up by their numbers in one call.
+const IDS_STEP: usize = 200;
 /// Jobs of a task that are listed.
 pub const JOBS_MAX: usize = 100_000;
 
@@ -236,6 +238,17 @@ impl ClientTask {
                 }
                 cursor = next;
             }
+        }
+        Ok(found)
+    }
+
+    /// These jobs of it, also those of which there was never a record.
+    pub async fn views_of(&self, front: &Front, ids: &[u64]) -> Result<Vec<JobView>, Fault> {
+        let mut found = Vec::with_capacity(ids.len());
+        for jobs in ids.chunks(IDS_STEP) {
+            let selector = v1::Selector { jobs: jobs.to_vec(), ..v1::Selector::default() };
+            let request = v1::ListRequest { selector: Some(selector), limit: PAGE, cursor: String::new() };
+            found.extend(decode_all::<JobView>(front.jobs.list(request, Of::Jobs).await?.0)?);
         }
         Ok(found)
     }
