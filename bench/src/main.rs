@@ -19,6 +19,7 @@ mod mark;
 mod meter;
 mod monitor;
 mod outcome;
+mod panda;
 mod peer;
 mod picture;
 mod replay;
@@ -73,6 +74,9 @@ fn execute_on_cluster(cli: &Cli) -> Result<bool> {
     if let Command::Peer(asked) = &cli.command {
         return runtime.block_on(peer::command(&cli.common, asked));
     }
+    if let Command::Panda(asked) = &cli.command {
+        return runtime.block_on(panda::command(&cli.common, asked));
+    }
     if let Command::Chaos(asked) = &cli.command {
         return runtime.block_on(chaos::command(&cli.common, asked));
     }
@@ -126,7 +130,7 @@ impl Prepared {
                 unreachable!("a replay is prepared with its workload")
             }
             (Command::Scale(_), _) => unreachable!("it needs no cluster"),
-            (Command::Peer(_) | Command::Chaos(_), _) => unreachable!("it runs by itself"),
+            (Command::Peer(_) | Command::Chaos(_) | Command::Panda(_), _) => unreachable!("it runs by itself"),
         }
     }
 
@@ -159,6 +163,7 @@ impl Prepared {
             (Command::Scale(_), _) => "scale".to_owned(),
             (Command::Peer(a), _) => format!("peer: {}", a.load.describe()),
             (Command::Chaos(_), _) => "chaos".to_owned(),
+            (Command::Panda(_), _) => "panda".to_owned(),
         }
     }
 }

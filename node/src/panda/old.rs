@@ -2,7 +2,7 @@
 
 use super::pilot::Wanted;
 use super::reply::{Pairs, Refusal, forbidden, status, status_of, text};
-use super::{Call, Front, creds, debug, event, report, worker};
+use super::{Call, Front, creds, debug, event, report, v1, worker};
 use crate::request::Fault;
 use axum::http::{Method, StatusCode, header};
 use axum::response::Response;
@@ -20,6 +20,11 @@ pub async fn answer(front: &Front, method: &str, mut call: Call) -> Response {
     let posted = call.verb == Method::POST;
     let pairs = match method {
         "getJob" | "updateJob" | "updateWorkerPilotStatus" if !posted => refused("expecting POST"),
+        "updateJob" | "updateWorkerPilotStatus" if v1::missing_role(&call, "update_job").is_some() => {
+            let mut pairs = Pairs::status(status::NO_PERMISSION);
+            pairs.push("errorDialog", "production or pilot role required");
+            pairs
+        }
         "getJob" => get_job(front, &call, json).await,
         "updateJob" => update_job(front, &call).await,
         "getStatus" => get_status(front, &call).await,

@@ -11,6 +11,7 @@ use super::limits::{ACQUIRE_JOBS_MAX, BULK_MAX, LEADER_TIME};
 use super::reply::{Answer, Done, Pairs, Refusal, envelope, status};
 use super::spec::{BODY_TYPE, Body};
 use super::{Call, Front, report};
+use crate::directory::Counters;
 use crate::dispatch::{Ask, Cancel, Dispatcher};
 use crate::request::Fault;
 use crate::router::HeartbeatCall;
@@ -203,9 +204,10 @@ impl Front {
         loop {
             match self.router.result(shard, result.clone()).await? {
                 Reply::Results(statuses) if statuses == [ResultStatus::Accepted] => {
+                    Counters::add(&self.router.directory.counters.accepted, 1);
                     return Ok(self.meta().debug_command(id.0).unwrap_or("NULL").to_owned());
                 }
-                Reply::Results(_) => {}
+                Reply::Results(_) => Counters::add(&self.router.directory.counters.refused, 1),
                 other => {
                     return Err(Fault::new(Code::Internal, format!("a result was answered with {other:?}")));
                 }

@@ -243,7 +243,7 @@ impl Sandboxes {
     }
 
     /// The file of a content, fetched from another node if it is not here.
-    pub async fn fetch(&self, router: &Router, hash: &Hash) -> Result<PathBuf, Fault> {
+    pub async fn fetch(self: &Arc<Self>, router: &Router, hash: &Hash) -> Result<PathBuf, Fault> {
         if let Some(path) = self.find(hash) {
             return Ok(path);
         }
@@ -257,7 +257,7 @@ impl Sandboxes {
         Err(last)
     }
 
-    async fn fetch_from(&self, router: &Router, node: u32, hash: &Hash) -> Result<(), Fault> {
+    async fn fetch_from(self: &Arc<Self>, router: &Router, node: u32, hash: &Hash) -> Result<(), Fault> {
         let mut incoming = self.begin()?;
         loop {
             let wanted = Wanted { hash: *hash, at: incoming.bytes };
@@ -273,7 +273,8 @@ impl Sandboxes {
         if <Hash>::from(incoming.hash.clone().finalize()) != *hash {
             return Err(Fault::new(Code::Internal, format!("node {node} sent another file than it was asked for")));
         }
-        self.finish(incoming).map(drop)
+        let store = self.clone();
+        on_disk(move || store.finish(incoming).map(drop)).await
     }
 
     /// Deletes what is not among `named` and not new.

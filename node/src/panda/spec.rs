@@ -43,7 +43,7 @@ impl TaskBody {
         for &(start, end) in &self.positions {
             match left.checked_sub(end.saturating_sub(start)) {
                 Some(more) => left = more,
-                None => return start + left,
+                None => return start.saturating_add(left),
             }
         }
         left

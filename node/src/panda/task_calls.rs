@@ -367,9 +367,9 @@ pub async fn get_task_parameters(front: &Front, call: &Call) -> Answer {
 /// The numbers of a task's jobs, at most [`JOBS_MAX`].
 fn job_ids(task: &ClientTask) -> Vec<u64> {
     let of = |part: &TaskPart| {
-        let ranges: u32 = part.positions.iter().map(|(start, end)| end - start).sum();
-        let jobs = if part.positions.is_empty() { task.jobs } else { ranges };
-        part.task + 1..part.task + 1 + u64::from(jobs)
+        let ranges: u64 = part.positions.iter().map(|&(start, end)| u64::from(end.saturating_sub(start))).sum();
+        let jobs = if part.positions.is_empty() { u64::from(task.jobs) } else { ranges };
+        part.task + 1..part.task + 1 + jobs
     };
     task.parts.iter().flat_map(of).take(JOBS_MAX).collect()
 }

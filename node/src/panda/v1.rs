@@ -129,7 +129,8 @@ pub async fn answer(front: &Front, module: &str, method: &str, call: &Call) -> R
     })
 }
 
-fn missing_role(call: &Call, method: &str) -> Option<Refusal> {
+/// Why a caller may not make this call, if he may not.
+pub fn missing_role(call: &Call, method: &str) -> Option<Refusal> {
     let caller = &call.caller;
     let worker = caller.operator || caller.worker != crate::identity::Queues::None;
     if PILOTS.contains(&method) && !worker {

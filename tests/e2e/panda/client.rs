@@ -1,6 +1,6 @@
 //! The unmodified panda-client 2.2.0 in an environment that the test makes.
 
-use super::super::common::{Cluster, Program, Run, counts};
+use crate::common::{Cluster, Program, Run, counts};
 use super::{QUEUE, panda_cluster};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

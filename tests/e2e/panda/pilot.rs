@@ -1,7 +1,7 @@
 //! The real pilot, unmodified, from the work tree that `MOSO_PILOT3_DIR` names. It ends every process of its user whose parent
 //! is process 1, so it runs in a process namespace of its own.
 
-use super::super::common::{Cluster, Program, eventually};
+use crate::common::{Cluster, Program, eventually};
 use super::client::{Venv, script};
 use super::http::{get, post};
 use super::{QUEUE, panda_cluster, pilots};
@@ -242,7 +242,7 @@ async fn finished(cluster: &Cluster) {
     let report = report(&job);
     assert_eq!(report["job_output_report"]["out.txt"]["fsize"], 5, "{report}");
     assert!(report["pilot_id"].as_str().unwrap().contains("|PR|"), "{report}");
-    assert_eq!(super::super::common::logged(&job), ["defined", "activated", "sent", "running", "finished"]);
+    assert_eq!(crate::common::logged(&job), ["defined", "activated", "sent", "running", "finished"]);
     println!("finished: ok");
 }
 

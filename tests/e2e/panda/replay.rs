@@ -1,6 +1,6 @@
 //! The recorded requests of real pilots and of a real Harvester, sent again; each answer is held against the recorded one.
 
-use super::super::common::{Cluster, eventually};
+use crate::common::{Cluster, eventually};
 use super::http::{self, Answer};
 use super::transcript::{Exchange, read};
 use super::{QUEUE, panda_cluster};
