@@ -92,6 +92,7 @@ pub struct Config {
     /// IP:port to listen on for pages and metrics; this member's own if not given.
     pub http: String,
     /// IP:port to listen on for PanDA's pilots, clients and Harvester; empty: not served.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub panda: String,
     /// Listen on other addresses than loopback. The lines are not encrypted and nobody is asked who he is: only in a
     /// private network.

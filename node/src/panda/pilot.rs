@@ -90,7 +90,7 @@ impl Front {
         if !call.caller.may_work(&wanted.site) {
             return Err(Fault::new(Code::Forbidden, "no production/pilot role in VOMS FQANs or non pilot owner"));
         }
-        let ask = Ask {
+        let mut ask = Ask {
             queues: vec![queue.id],
             max: wanted.jobs as usize,
             offer: wanted.offer,
@@ -100,7 +100,18 @@ impl Front {
             worker: wanted.worker.as_str().into(),
             wait: Duration::ZERO,
         };
-        let leases = lease(self.dispatcher.clone(), ask).await?;
+        // One request leases from one shard: more jobs may be in others.
+        let mut leases: Vec<Lease> = Vec::new();
+        while leases.len() < wanted.jobs as usize {
+            ask.max = wanted.jobs as usize - leases.len();
+            match lease(self.dispatcher.clone(), ask.clone()).await {
+                Ok(more) if more.is_empty() => break,
+                Ok(more) => leases.extend(more),
+                Err(fault) if leases.is_empty() => return Err(fault),
+                Err(_) => break,
+            }
+            ask.request += 1;
+        }
         let endpoint = self.endpoint(&wanted.site);
         let mut jobs = Vec::with_capacity(leases.len());
         for lease in &leases {

@@ -1,7 +1,7 @@
 //! The unmodified panda-client 2.2.0 in an environment that the test makes.
 
-use crate::common::{Cluster, Program, Run, counts};
 use super::{QUEUE, panda_cluster};
+use crate::common::{Cluster, Program, Run, counts};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
@@ -53,13 +53,13 @@ impl Venv {
     }
 
     /// A program of the client, told where the server is and who asks.
-    fn command(&self, address: &str) -> Command {
+    fn command(&self, address: &str, program: &str) -> Command {
         let venv = self.folder.path().join("venv");
         let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let claims = json!({"sub": "mock", "name": "Mock Me", "preferred_username": "mock", "exp": 4_102_444_800_u64});
         let token = format!("{}.{}.x", part(json!({"alg": "none"})), part(claims));
         let url = format!("http://{address}/server/panda");
-        let mut command = Command::new(venv.join("bin/python"));
+        let mut command = Command::new(venv.join("bin").join(program));
         command.env_clear().current_dir(self.work());
         let path = format!("{}:{}", venv.join("bin").display(), std::env::var("PATH").unwrap_or_default());
         command.env("PATH", path).env("HOME", self.folder.path().join("home"));
@@ -75,8 +75,8 @@ impl Venv {
 
     /// Runs a program of the client to its end.
     pub async fn run(&self, address: &str, program: &str, args: &[&str]) -> Run {
-        let mut command = self.command(address);
-        command.arg(self.folder.path().join("venv/bin").join(program)).args(args);
+        let mut command = self.command(address, program);
+        command.args(args);
         Program::start(&mut command).end_within(RUN).await
     }
 
@@ -94,7 +94,7 @@ impl Venv {
             "import json, sys\nfrom pandaclient import Client, panda_api\n{code}\n\
              open('out.json', 'w').write(json.dumps(out, default=str))\n"
         );
-        let mut command = self.command(address);
+        let mut command = self.command(address, "python");
         command.args(["-c", &code]);
         let run = Program::start(&mut command).end_within(RUN).await;
         assert_eq!(run.code, Some(0), "{code}\n{}{}", run.stdout, run.stderr);

@@ -1,14 +1,17 @@
 //! The real pilot, unmodified, from the work tree that `MOSO_PILOT3_DIR` names. It ends every process of its user whose parent
 //! is process 1, so it runs in a process namespace of its own.
 
-use crate::common::{Cluster, Program, eventually};
 use super::client::{Venv, script};
 use super::http::{get, post};
 use super::{QUEUE, panda_cluster, pilots};
+use crate::common::{Cluster, Program, eventually};
+use futures::FutureExt as _;
 use moso_client::proto::object::kind;
 use moso_client::v1::JobView;
 use serde_json::{Value, json};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -376,18 +379,20 @@ async fn a_real_pilot_runs_jobs() {
         return;
     }
     let cluster = panda_cluster().await;
-    // Each waits for minutes and works for seconds, so they run at once.
-    tokio::join!(
-        no_job(&cluster),
-        finished(&cluster),
-        failed(&cluster),
-        killed(&cluster),
-        debugged(&cluster),
-        with_input(&cluster),
-        two_jobs(&cluster),
-        with_curl(&cluster),
-        from_prun(&cluster),
-    );
+    // Each waits for minutes and works for seconds, so they run at once; all are waited for, whatever one of them says.
+    let runs: [Pin<Box<dyn Future<Output = ()> + '_>>; 9] = [
+        Box::pin(no_job(&cluster)),
+        Box::pin(finished(&cluster)),
+        Box::pin(failed(&cluster)),
+        Box::pin(killed(&cluster)),
+        Box::pin(debugged(&cluster)),
+        Box::pin(with_input(&cluster)),
+        Box::pin(two_jobs(&cluster)),
+        Box::pin(with_curl(&cluster)),
+        Box::pin(from_prun(&cluster)),
+    ];
+    let ends = futures::future::join_all(runs.map(|run| AssertUnwindSafe(run).catch_unwind())).await;
+    assert!(ends.iter().all(Result::is_ok), "what went wrong is said above");
 }
 
 /// An address that stands for a list of nodes: a connection goes to the first that takes it, as with a load balancer.

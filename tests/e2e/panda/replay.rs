@@ -1,9 +1,9 @@
 //! The recorded requests of real pilots and of a real Harvester, sent again; each answer is held against the recorded one.
 
-use crate::common::{Cluster, eventually};
 use super::http::{self, Answer};
 use super::transcript::{Exchange, read};
 use super::{QUEUE, panda_cluster};
+use crate::common::{Cluster, eventually};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -101,6 +101,34 @@ impl Replay<'_> {
         if !recorded.is_empty() {
             assert_eq!(text(&found["PandaID"]), wanted, "{}", exchange.title);
         }
+        self.compared += 1;
+    }
+
+    /// A request for several jobs: they may come with several answers.
+    async fn acquire_some(&mut self, exchange: &Exchange) {
+        let recorded: Value = serde_json::from_str(&exchange.answer).unwrap();
+        let ids = |answer: &Value| -> Vec<String> {
+            answer["data"]["jobs"].as_array().into_iter().flatten().map(|job| text(&job["PandaID"])).collect()
+        };
+        let mut wanted: Vec<String> = ids(&recorded).iter().map(|id| self.here(id)).collect();
+        let mut found = Vec::new();
+        let body = self.body(exchange);
+        for _ in 0..100 {
+            let answer = self.send(exchange, &body).await.json();
+            found.extend(ids(&answer));
+            if found.len() >= wanted.len() {
+                break;
+            }
+            assert!(
+                answer["success"] == true || answer["message"] == "No jobs in PanDA",
+                "{}: {answer}",
+                exchange.title
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        wanted.sort();
+        found.sort();
+        assert_eq!(found, wanted, "{}", exchange.title);
         self.compared += 1;
     }
 
@@ -263,9 +291,10 @@ async fn replay(file: &str, from: &str, skip: fn(&Exchange) -> bool) -> Option<u
         }
         match exchange.path.rsplit('/').next().unwrap() {
             "submit" => replay.submit(exchange, &exchanges[at..]).await,
-            "getJob" | "acquire_jobs" if exchange.body.as_ref().is_none_or(|b| b.get("n_jobs").is_none()) => {
-                replay.acquire(exchange).await;
+            "acquire_jobs" if exchange.body.as_ref().is_some_and(|body| body.get("n_jobs").is_some()) => {
+                replay.acquire_some(exchange).await;
             }
+            "getJob" | "acquire_jobs" => replay.acquire(exchange).await,
             "get_description" => replay.describe(exchange).await,
             "set_command" => {
                 replay.other(exchange).await;
