@@ -199,7 +199,7 @@ async fn the_calls_of_the_library_answer_as_pandas_do() {
     assert_eq!(call("Client.retryTask(TASK, newParams={'nFilesPerJob': 1})[1][0]").await, 3);
     assert_eq!(call("Client.set_user_secret('k1', 'v1')[0]").await, 0);
     assert_eq!(call("Client.get_user_secrets()").await, json!([0, [true, {"k1": "v1"}]]));
-    assert_eq!(call("Client.setDebugMode(JOB, True)[0]").await, 0);
+    assert_eq!(call("Client.setDebugMode(JOB, True, False)[0]").await, 0);
     assert_eq!(call("Client.killJobs([JOB])").await, json!([0, [true]]));
     assert_eq!(cluster.job(ids[0]).await.state, "cancelled");
     assert_eq!(call("Client.killTask(7)").await[1][0], false);

@@ -149,7 +149,7 @@ impl Replay<'_> {
             assert_eq!(answer.body, exchange.answer, "{}", exchange.title);
             return;
         }
-        let (found, recorded): (Value, Value) = (answer.json(), serde_json::from_str(&exchange.answer).unwrap());
+        let (found, recorded): (Value, Value) = (answer.json(), serde_json::from_str(&self.here(&exchange.answer)).unwrap());
         same(&exchange.title, "", &found, &recorded);
     }
 
