@@ -285,15 +285,14 @@ async fn debugged(cluster: &Cluster) {
     running(cluster, id).await;
     let asked = json!({"job_id": id, "command": "ls -l"});
     assert_eq!(post(&addresses[2], "/api/v1/job/set_command", &asked).await.json()["success"], true);
-    eventually("what the command printed is here", async || {
-        let jobs = post(&addresses[1], "/api/v1/job/get_description", &json!({ "job_ids": [id] })).await.json();
-        jobs["data"][0]["debugOutput"].as_str()?.contains("pilotlog.txt").then_some(())
-    })
-    .await;
     let said = pilot.end().await;
     let job = cluster.job(id).await;
     ended(&job, "finished", &said);
-    assert!(report(&job)["stdout"].as_str().unwrap().contains("total"), "{:?}", report(&job));
+    let jobs = post(&addresses[1], "/api/v1/job/get_description", &json!({ "job_ids": [id] })).await.json();
+    let printed = jobs["data"][0]["debugOutput"].as_str().unwrap_or_default();
+    let about: Vec<&str> = said.lines().filter(|line| line.contains("ls -l") || line.contains("ls+-l")).collect();
+    assert!(printed.contains("pilotlog.txt"), "{printed:?}: {about:#?}");
+    assert!(report(&job)["stdout"].as_str().is_some_and(|text| text.contains("total")), "{:?}", report(&job));
     println!("debug command: ok");
 }
 

@@ -94,6 +94,21 @@ impl Replay<'_> {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         };
         assert_eq!(found.is_empty(), recorded.is_empty(), "{}: {found:?}", exchange.title);
+        let got = found.get("PandaID").map(text).unwrap_or_default();
+        if got != wanted && self.jobs.values().any(|id| *id == got) {
+            // Of jobs of one priority in different shards either may come first: the recorded ones change their places.
+            for id in self.jobs.values_mut() {
+                *id = if *id == got {
+                    wanted.clone()
+                } else if *id == wanted {
+                    got.clone()
+                } else {
+                    id.clone()
+                };
+            }
+            self.compared += 1;
+            return;
+        }
         for (key, value) in recorded.iter().filter(|(key, _)| !OTHER.contains(&key.as_str())) {
             let here = found.get(key).unwrap_or_else(|| panic!("{}: {key} is missing", exchange.title));
             assert_eq!(loose(here), loose(value), "{}: {key}", exchange.title);
@@ -149,7 +164,8 @@ impl Replay<'_> {
             assert_eq!(answer.body, exchange.answer, "{}", exchange.title);
             return;
         }
-        let (found, recorded): (Value, Value) = (answer.json(), serde_json::from_str(&self.here(&exchange.answer)).unwrap());
+        let (found, recorded): (Value, Value) =
+            (answer.json(), serde_json::from_str(&self.here(&exchange.answer)).unwrap());
         same(&exchange.title, "", &found, &recorded);
     }
 
@@ -170,6 +186,10 @@ impl Replay<'_> {
             ["jobStatus", "attemptNr", "pilotErrorCode", "transExitCode", "computingSite", "prodSourceLabel", "pilotID"]
         {
             let Some(recorded) = wanted(name).filter(|value| value != "null") else { continue };
+            // A pilot's updates are not kept while the job runs.
+            if name == "pilotID" && state.as_deref() == Some("running") {
+                continue;
+            }
             if recorded == "0" && job[name].is_null() {
                 continue;
             }
@@ -326,6 +346,12 @@ async fn a_real_pilot_in_the_old_dialect() {
     // The two jobs whose final updates were lost in an outage, and what came of them.
     let compared = replay("pilot.md", "## HTTP exchanges", |_| false).await;
     assert!(compared.is_none_or(|count| count > 60), "{compared:?}");
+}
+
+#[tokio::test]
+async fn a_heartbeat_that_comes_after_the_final_update() {
+    let compared = replay("pilot.md", "## Appendix 2", |_| false).await;
+    assert!(compared.is_none_or(|count| count >= 6), "{compared:?}");
 }
 
 #[tokio::test]

@@ -49,10 +49,10 @@ fn fenced<'a>(text: &'a str, word: &str) -> Option<&'a str> {
 pub fn read(file: &str, from: &str) -> Option<Vec<Exchange>> {
     let text = std::fs::read_to_string(folder()?.join(file)).unwrap();
     let (_, text) = text.split_once(from).unwrap_or_else(|| panic!("{file} has no line {from:?}"));
+    // What comes behind the next heading is of another server.
+    let text = text.split("\n## ").next().unwrap();
     let mut exchanges = Vec::new();
     for part in text.split("\n### ").skip(1) {
-        // An appendix has another server's state.
-        let part = part.split("\n## ").next().unwrap();
         let (title, rest) = part.split_once('\n').unwrap();
         let Some((_, request)) = title.split_once('`') else { continue };
         let (request, code) = request.split_once("` -> ").unwrap();
@@ -72,9 +72,6 @@ pub fn read(file: &str, from: &str) -> Option<Vec<Exchange>> {
             code: code.trim().parse().unwrap(),
             answer: answer.to_owned(),
         });
-        if part.len() < rest.len() {
-            break;
-        }
     }
     Some(exchanges)
 }
