@@ -49,7 +49,8 @@ fn rounded(number: f64) -> Option<i64> {
 impl Args {
     /// The argument, unless it is absent or null.
     pub fn get(&self, name: &str) -> Option<&Value> {
-        self.map.get(name).filter(|value| !value.is_null() && !(self.texts && *value == "None"))
+        let absent = |value: &Value| value.is_null() || self.texts && value == "None";
+        self.map.get(name).filter(|value| !absent(value))
     }
 
     fn required<T>(&self, name: &str, found: Option<T>) -> Result<T, Refusal> {

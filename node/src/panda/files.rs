@@ -227,11 +227,8 @@ impl Front {
         let mut named = BTreeSet::new();
         for (name, kept) in self.objects(kind::PANDA_FILE).await? {
             match hash_of(&kept.map) {
-                _ if is_expired(&kept.map, now_ms) => {
-                    if leads {
-                        self.forget(kind::PANDA_FILE, &name).await?;
-                    }
-                }
+                _ if is_expired(&kept.map, now_ms) && leads => self.forget(kind::PANDA_FILE, &name).await?,
+                _ if is_expired(&kept.map, now_ms) => {}
                 Some(hash) => drop(named.insert(hash)),
                 None => {}
             }
