@@ -169,6 +169,6 @@ mod tests {
             (&found["outFiles"], &found["swRelease"], &found["coreCount"]),
             (&json!(""), &json!("NULL"), &json!(1))
         );
-        assert_eq!(found.len(), 54, "{:?}", found.keys());
+        assert_eq!(found.len(), 53, "{:?}", found.keys());
     }
 }

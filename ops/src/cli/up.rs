@@ -70,13 +70,13 @@ async fn any(signals: &mut [Signal]) {
 }
 
 fn announce(cluster: &LocalCluster, out: &Output) -> Result<()> {
-    let (api, http) = (cluster.addrs(), cluster.http_addrs());
+    let (api, http, panda) = (cluster.addrs(), cluster.http_addrs(), cluster.panda_addrs());
     let folder = cluster.folder().display().to_string();
-    let value = json!({ "addresses": api, "http": http, "folder": folder });
+    let value = json!({ "addresses": api, "http": http, "panda": panda, "folder": folder });
     out.show(&value, |_| {
         let mut text = format!("{} nodes run; data and logs in {folder}\n", api.len());
-        for (node, (api, http)) in api.iter().zip(&http).enumerate() {
-            text += &format!("node {}  gRPC {api}  http://{http}/\n", node + 1);
+        for (node, ((api, http), panda)) in api.iter().zip(&http).zip(&panda).enumerate() {
+            text += &format!("node {}  gRPC {api}  http://{http}/  PanDA http://{panda}/\n", node + 1);
         }
         text + "\nIn another terminal: `moso queue create Q`, `moso worker --queue Q`, `moso submit --queue Q --wait -- echo hello`.\nCtrl-C stops the cluster.\n"
     })
