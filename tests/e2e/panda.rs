@@ -14,6 +14,8 @@ mod malformed;
 mod pilot;
 #[path = "panda/replay.rs"]
 mod replay;
+#[path = "panda/server.rs"]
+mod server;
 #[path = "panda/transcript.rs"]
 mod transcript;
 
