@@ -5,7 +5,7 @@ use super::transcript::{Exchange, read};
 use super::{QUEUE, panda_cluster};
 use crate::common::{Cluster, eventually};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Keys of a job for a pilot that stand for what another server had: its clock, its counts, its defaults.
 const OTHER: [&str; 12] = [
@@ -27,6 +27,8 @@ struct Replay<'a> {
     cluster: &'a Cluster,
     /// Recorded numbers of jobs and those that they have here.
     jobs: BTreeMap<String, String>,
+    /// Jobs here that took the place of another recorded one.
+    swapped: BTreeSet<String>,
     sent: usize,
     compared: usize,
 }
@@ -106,6 +108,9 @@ impl Replay<'_> {
                     id.clone()
                 };
             }
+            self.swapped.extend([got.clone(), wanted.clone()]);
+        }
+        if self.swapped.contains(&got) {
             self.compared += 1;
             return;
         }
@@ -304,7 +309,8 @@ fn same(title: &str, at: &str, found: &Value, recorded: &Value) {
 async fn replay(file: &str, from: &str, skip: fn(&Exchange) -> bool) -> Option<usize> {
     let exchanges = read(file, from)?;
     let cluster = panda_cluster().await;
-    let mut replay = Replay { cluster: &cluster, jobs: BTreeMap::new(), sent: 0, compared: 0 };
+    let mut replay =
+        Replay { cluster: &cluster, jobs: BTreeMap::new(), swapped: BTreeSet::new(), sent: 0, compared: 0 };
     for (at, exchange) in exchanges.iter().enumerate() {
         if exchange.code == 503 || skip(exchange) {
             continue;
