@@ -18,10 +18,16 @@ use std::io::Read as _;
 /// Bytes of a file's name.
 const NAME_BYTES_MAX: usize = 100;
 
+/// Begins the name of an object by which an equal file is found: no file is called so.
+const SUM: &str = "sum-";
+
 /// A name that says nothing of folders.
 fn good_name(name: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || "._-+=@".contains(c);
-    (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.starts_with('.') && name.chars().all(good)
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && !name.starts_with('.')
+        && !name.starts_with(SUM)
+        && name.chars().all(good)
 }
 
 /// Most bytes of an upload of this name.
@@ -36,7 +42,7 @@ fn bytes_max(name: &str, is_log: bool) -> u64 {
 /// The name of the object by which a user's equal file is found.
 fn sum_name(user: &str, size: u64, checksum: u64) -> String {
     let hash: Hash = Sha256::digest(format!("{user}\n{size}\n{checksum}")).into();
-    format!("sum-{}", &hex(&hash)[..32])
+    format!("{SUM}{}", &hex(&hash)[..32])
 }
 
 /// What arrived.
@@ -257,7 +263,7 @@ mod tests {
     #[test]
     fn names_and_sizes_are_bounded() {
         assert!(good_name("jobO.80c7f028-db3f.tar.gz") && good_name("sources.x.tar.gz"));
-        for bad in ["", ".x", "a/b", "a b", "a\n", "é", &"x".repeat(101)] {
+        for bad in ["", ".x", "sum-1", "a/b", "a b", "a\n", "é", &"x".repeat(101)] {
             assert!(!good_name(bad), "{bad}");
         }
         assert_eq!(

@@ -27,8 +27,14 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, mut stopping: watch
     loop {
         let place = places.clone().acquire_owned().await.expect("never closed");
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stopping.wait_for(|stopping| *stopping) => return,
+            accepted = listener.accept() => Some(accepted),
+            _ = stopping.wait_for(|stopping| *stopping) => None,
+        };
+        let Some(accepted) = accepted else {
+            // All places are free once what is under way has come to its end.
+            drop(place);
+            let _ = places.acquire_many(CONNECTIONS_MAX as u32).await;
+            return;
         };
         let Ok((stream, _)) = accepted else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
