@@ -102,6 +102,42 @@ pub enum Command {
     Scale(Box<Scale>),
     /// The same life cycle on another server, for comparison
     Peer(Peer),
+    /// Pilots of PanDA: a job, that it runs, that it is finished; one HTTP request each
+    Panda(Panda),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Panda {
+    /// Addresses of the fronts for PanDA's programs; with --connect
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
+    pub fronts: Vec<String>,
+    /// Jobs that go through their cycle
+    #[arg(long, default_value_t = 60_000)]
+    pub jobs: u32,
+    /// Connections on which cycles run, each kept open
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub pilots: u32,
+    /// Speak the old dialect: gzip of JSON in, a form out
+    #[arg(long)]
+    pub old: bool,
+    /// Jobs more that stay in the queue
+    #[arg(long, default_value_t = 0)]
+    pub backlog: u32,
+    /// Pilots that ask an empty queue, each on a new connection every time
+    #[arg(long, default_value_t = 0)]
+    pub idle_pilots: u32,
+    /// How often each of them asks; the real ones every 60 to 180 s
+    #[arg(long, default_value = "120s", value_parser = duration)]
+    pub idle_every: Duration,
+    /// Jobs that run all the while, each heard of every so often
+    #[arg(long, default_value_t = 0)]
+    pub running: u32,
+    /// How often
+    #[arg(long, default_value = "30m", value_parser = duration)]
+    pub heartbeat: Duration,
+    /// How long idle pilots and running jobs are looked at, when no jobs go through; s
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -53,6 +53,14 @@ impl Target {
         Ok(target)
     }
 
+    /// Where PanDA's programs are served, of a cluster that was started here.
+    pub async fn fronts(&self) -> Vec<String> {
+        match &self.own {
+            Some(own) => own.lock().await.panda_addrs(),
+            None => Vec::new(),
+        }
+    }
+
     /// A client of it.
     ///
     /// # Errors

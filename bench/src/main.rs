@@ -21,6 +21,7 @@ mod meter;
 mod monitor;
 mod outcome;
 mod overload;
+mod panda;
 mod peer;
 mod picture;
 mod replay;
@@ -82,6 +83,9 @@ fn execute_on_cluster(cli: &Cli) -> Result<bool> {
     if let Command::Upkeep(asked) = &cli.command {
         return runtime.block_on(upkeep::command(&cli.common, asked));
     }
+    if let Command::Panda(asked) = &cli.command {
+        return runtime.block_on(panda::command(&cli.common, asked));
+    }
     if let Command::Chaos(asked) = &cli.command {
         return runtime.block_on(chaos::command(&cli.common, asked));
     }
@@ -139,7 +143,12 @@ impl Prepared {
             }
             (Command::Scale(_), _) => unreachable!("it needs no cluster"),
             (
-                Command::Peer(_) | Command::Chaos(_) | Command::Growth(_) | Command::Upkeep(_) | Command::Overload(_),
+                Command::Peer(_)
+                | Command::Chaos(_)
+                | Command::Growth(_)
+                | Command::Upkeep(_)
+                | Command::Overload(_)
+                | Command::Panda(_),
                 _,
             ) => unreachable!("it runs by itself"),
         }
@@ -177,6 +186,7 @@ impl Prepared {
             (Command::Growth(_), _) => "growth".to_owned(),
             (Command::Upkeep(_), _) => "upkeep".to_owned(),
             (Command::Overload(_), _) => "overload".to_owned(),
+            (Command::Panda(_), _) => "panda".to_owned(),
         }
     }
 }

@@ -48,6 +48,9 @@ pub struct Cli {
     /// No TLS, and nobody is asked who he is: only on loopback, to try things out.
     #[arg(long)]
     pub insecure: bool,
+    /// Address for PanDA's pilots, clients and Harvester (HTTP).
+    #[arg(long, value_name = "IP:PORT")]
+    pub panda: Option<String>,
     /// Say "ok", or all that is wrong, and end.
     #[arg(long)]
     pub check_config: bool,
@@ -92,6 +95,9 @@ pub struct Config {
     pub peer: String,
     /// IP:port to listen on for pages and metrics; this member's own if not given.
     pub http: String,
+    /// IP:port to listen on for PanDA's pilots, clients and Harvester; empty: not served.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub panda: String,
     /// Of no more use: with TLS a node may listen anywhere, without it only on loopback.
     pub listen_anywhere: bool,
     /// No TLS, and nobody is asked who he is: only on loopback.
@@ -176,6 +182,7 @@ impl Default for Config {
             api: String::new(),
             peer: String::new(),
             http: String::new(),
+            panda: String::new(),
             listen_anywhere: false,
             insecure: false,
             tls_ca: PathBuf::new(),
@@ -307,7 +314,9 @@ fn override_by_flags(table: &mut Table, cli: &Cli) {
     if cli.insecure {
         table.insert("insecure".to_owned(), Value::Boolean(true));
     }
-    for (key, value) in [("data", &cli.data), ("api", &cli.api), ("peer", &cli.peer), ("http", &cli.http)] {
+    let texts =
+        [("data", &cli.data), ("api", &cli.api), ("peer", &cli.peer), ("http", &cli.http), ("panda", &cli.panda)];
+    for (key, value) in texts {
         if let Some(value) = value {
             table.insert(key.to_owned(), Value::String(value.clone()));
         }

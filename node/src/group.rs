@@ -243,6 +243,13 @@ impl Group {
                     self.shed(shed, owed);
                 }
             }
+            Request::Result { result, reply } => {
+                self.stages.gather(now);
+                let bytes = self.as_its_session(*result);
+                if let Err((shed, owed)) = self.core.command(&bytes, Owed::Command(reply, now)) {
+                    self.shed(shed, owed);
+                }
+            }
             Request::Lease { popped, to, reply } => {
                 let (allowed, over) = split(self.core.machine(), popped);
                 self.core.put_back(&over);
@@ -262,6 +269,14 @@ impl Group {
             }
             Request::Query(query) => self.waiting_reads.push(query),
         }
+    }
+
+    /// The command of a result whose worker has no session: the session of the attempt's lease, if it is known here; the
+    /// log decides in any case.
+    fn as_its_session(&self, result: JobResult) -> Vec<u8> {
+        let job = self.core.machine().job(result.seq).filter(|job| job.attempt == result.attempt);
+        let session = job.map_or(0, |job| job.session);
+        Command::Results { session, results: vec![result] }.to_bytes()
     }
 
     fn lease(&mut self, popped: &[Popped], to: &LeaseFor, now: Instant, reply: LeaseReply) {

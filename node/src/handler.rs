@@ -4,6 +4,7 @@ use crate::dispatch::Dispatcher;
 use crate::hints::{self, HintFrame};
 use crate::identity::Guard;
 use crate::lease_ask::LeaseAsk;
+use crate::panda::sandbox::Sandboxes;
 use crate::peer::PeerHandler;
 use crate::query;
 use crate::reactor::{Mailbox, reactor_of};
@@ -14,7 +15,7 @@ use crate::snapshot::receiver::Receiver;
 use bytes::Bytes;
 use moso_proto::{Code, v1};
 use moso_queue::Command;
-use moso_queue::command::is_submission;
+use moso_queue::command::{JobResult, is_submission};
 use moso_shard::wire;
 use prost::Message as _;
 use std::future::Future;
@@ -36,6 +37,8 @@ pub struct Served {
     pub receiver: Arc<Receiver>,
     /// Who was rejected elsewhere.
     pub guard: Arc<Guard>,
+    /// Sandboxes of PanDA's clients.
+    pub sandboxes: Arc<Sandboxes>,
 }
 
 /// Takes what other nodes send.
@@ -162,6 +165,14 @@ async fn copy(served: &Served, shard: u16, kind: u8, body: Bytes) -> Result<Byte
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(Fault::not_leader(shard)))
 }
 
+/// What a result may be is checked before it is proposed: what another node sends must not stop this shard at apply.
+fn one_result(body: Bytes) -> Result<JobResult, Fault> {
+    match Command::decode(body) {
+        Ok(Command::Results { session: 0, mut results }) if results.len() == 1 => Ok(results.remove(0)),
+        _ => Err(Fault::new(Code::Internal, "another node sent a result that cannot be read")),
+    }
+}
+
 async fn answer(served: &Served, shard: u16, kind: u8, body: Bytes) -> Result<Bytes, Fault> {
     let router = &served.router;
     match kind {
@@ -172,6 +183,8 @@ async fn answer(served: &Served, shard: u16, kind: u8, body: Bytes) -> Result<By
             Ok(pack(&router.command_here(shard, body).await?))
         }
         call::LEASE => lease(served, shard, unpack(&body)?).await,
+        call::RESULT => Ok(pack(&router.result_here(shard, one_result(body)?).await?)),
+        call::SANDBOX_PUT | call::SANDBOX_GET => served.sandboxes.answer(kind, body).await,
         call::HEARTBEAT => {
             let call: HeartbeatCall = unpack(&body)?;
             Ok(pack(&router.heartbeat_here(shard, call).await))

@@ -15,6 +15,7 @@
 //! offline/                            verifying and printing a stopped node's folder
 //! snapshot/ backup/                   copies of states: to other nodes, to operators and back
 //! identity/ tls/                      who calls, and what he may do; encrypted lines
+//! panda/                              PanDA's REST: its pilots, clients and Harvester work unchanged
 //! ```
 
 pub mod api;
@@ -43,6 +44,7 @@ pub mod node;
 pub mod offline;
 pub mod open;
 pub mod outbound;
+pub mod panda;
 pub mod peer;
 pub mod placement;
 pub mod query;

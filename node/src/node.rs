@@ -28,6 +28,8 @@ use crate::log_writer::LogWriter;
 use crate::meta_group::publish;
 use crate::open;
 use crate::outbound::Outbound;
+use crate::panda::sandbox::Sandboxes;
+use crate::panda::{self, Front};
 use crate::peer::{PeerConfig, Peers};
 use crate::reactor::{Mailbox, Reactor, reactor_of};
 use crate::resident::Residents;
@@ -99,8 +101,14 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     });
     let shared = built.shared.clone();
     let receiver = Arc::new(Receiver::new(config.data.clone(), mailboxes.clone(), shared.clone()));
-    let _ =
-        served.set(Served { router: router.clone(), dispatcher: dispatcher.clone(), receiver, guard: guard.clone() });
+    let sandboxes = Arc::new(Sandboxes::open(store::sandboxes_dir(&config.data))?);
+    let _ = served.set(Served {
+        router: router.clone(),
+        dispatcher: dispatcher.clone(),
+        receiver,
+        guard: guard.clone(),
+        sandboxes: sandboxes.clone(),
+    });
     let backups = BackupsApi::new(BackupSource {
         router: router.clone(),
         mailboxes: mailboxes.clone(),
@@ -147,6 +155,12 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let http_door = door(config.http_connections);
     let http_lines = Incoming::start(listeners.http, http_door, tls.clone(), Port::Http, counts.clone());
     let http = tokio::spawn(gate::http::serve(http_lines, pages, stopping.subscribe()));
+    let jobs = JobsApi::new(router.clone(), guard.clone(), clock, gate.clone(), stopping.subscribe());
+    let front = Arc::new(Front::new(router.clone(), dispatcher.clone(), jobs, guard.clone(), sandboxes));
+    let panda_door = door(panda::limits::CONNECTIONS_MAX);
+    let panda_lines =
+        listeners.panda.map(|listener| Incoming::start(listener, panda_door, tls.clone(), Port::Http, counts.clone()));
+    let panda = serve_panda(panda_lines, front, stopping.subscribe());
     let api_lines = Incoming::start(listeners.api, door(config.api_connections), tls, Port::Api, counts);
     let services = Services { router, dispatcher, sessions: sessions.clone(), info, backups, guard, gate };
     let api = tokio::spawn(serve_api(api_lines, services, clock, stopping.subscribe()));
@@ -169,6 +183,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     background.abort_all();
     let _ = tokio::time::timeout(DRAIN, api).await;
     let _ = tokio::time::timeout(DRAIN, http).await;
+    let _ = tokio::time::timeout(DRAIN, panda).await;
     disk.stop();
     mailboxes.iter().for_each(|m| m.stop());
     // The flusher and the log writer end when the reactors have.
@@ -244,6 +259,8 @@ struct Listeners {
     api: TcpListener,
     peer: TcpListener,
     http: TcpListener,
+    /// If PanDA's programs are served.
+    panda: Option<TcpListener>,
 }
 
 impl Listeners {
@@ -257,6 +274,10 @@ impl Listeners {
             api: bind("api", &config.api).await?,
             peer: bind("peer", &config.peer).await?,
             http: bind("http", &config.http).await?,
+            panda: match config.panda.as_str() {
+                "" => None,
+                address => Some(bind("panda", address).await?),
+            },
         })
     }
 }
@@ -414,6 +435,21 @@ async fn give_leaderships_away(directory: &Directory, mailboxes: &[Arc<Mailbox>]
     while directory.led_here().next().is_some() && anybody() && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Serves PanDA's programs, if they are, and keeps their files in any case: other nodes may serve them.
+fn serve_panda(
+    lines: Option<Incoming>,
+    front: Arc<Front>,
+    stopping: watch::Receiver<bool>,
+) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        let sweep = front.clone().sweep(stopping.clone());
+        match lines {
+            Some(lines) => drop(tokio::join!(panda::serve::serve(lines, front, stopping), sweep)),
+            None => sweep.await,
+        }
+    })
 }
 
 /// What the services speak to.

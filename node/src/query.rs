@@ -171,7 +171,12 @@ pub enum QueryCall {
         /// Most.
         limit: usize,
     },
+    /// Live jobs by class and state: [`ClassCounts`].
+    Counts,
 }
+
+/// Live jobs of a class: queue, resource type, label, and jobs by state.
+pub type ClassCounts = Vec<(u32, String, String, Vec<(JobState, u32)>)>;
 
 /// A page of a listing.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -280,6 +285,7 @@ pub async fn run(router: &Router, shard: u16, query: QueryCall) -> Result<Bytes,
         QueryCall::Tasks { filter, from, limit } => {
             Ok(crate::router::pack(&tasks(router, shard, filter, from, limit, meta).await?))
         }
+        QueryCall::Counts => Ok(crate::router::pack(&on_reactor(router, shard, |s| counts(s.machine)).await?)),
         QueryCall::Targets { filter, from, limit } => {
             let find = move |s: Snapshot<'_>| targets::find(s.machine, &filter, from, limit, &mut |_| true);
             Ok(crate::router::pack(&on_reactor(router, shard, find).await?))
@@ -334,6 +340,15 @@ async fn job(router: &Router, shard: u16, seq: u64, body: bool, meta: Arc<MetaVi
         Ok(view)
     })
     .await
+}
+
+fn counts(machine: &Machine) -> ClassCounts {
+    let count = |class: &moso_queue::class::Class| {
+        let states = JobState::ALL.into_iter().map(|state| (state, class.counts[state as usize]));
+        let key = &class.key;
+        (key.queue, key.resource_type.to_string(), key.label.to_string(), states.filter(|s| s.1 > 0).collect())
+    };
+    machine.classes().iter().map(|(_, class)| count(class)).collect()
 }
 
 fn body_of(machine: &Machine, seq: u64) -> u64 {
@@ -413,7 +428,10 @@ async fn jobs(
                 break;
             }
             match job(router, shard, seq, false, meta.clone()).await {
-                Ok(view) if filter.view(&view, &meta) => page.items.push(view.encode_to_vec()),
+                Ok(mut view) if filter.view(&view, &meta) => {
+                    view.details.clear();
+                    page.items.push(view.encode_to_vec());
+                }
                 Ok(_) => {}
                 Err(fault) if fault.code == Code::NotFound => {}
                 Err(fault) => return Err(fault),
@@ -503,7 +521,9 @@ fn ended_page(
         let ended = EndedJob::decode(seq, bytes).map_err(damaged)?;
         let of_task = !filter.by_id || filter.tasks.contains(&ended.job.task);
         if of_task && filter.state(ended.job.state) && filter.class(&ended.key) {
-            let view = views::ended_job(ShardId(shard), &ended, meta).encode_to_vec();
+            let mut view = views::ended_job(ShardId(shard), &ended, meta);
+            view.details.clear();
+            let view = view.encode_to_vec();
             page_bytes += view.len();
             page.items.push(view);
             if page.items.len() == limit || page_bytes >= STEP_BYTES {

@@ -4,7 +4,7 @@ use crate::router::HeartbeatCall;
 use crate::store::state::StateStore;
 use bytes::Bytes;
 use moso_proto::Code;
-use moso_queue::command::{Reply, is_submission};
+use moso_queue::command::{JobResult, Reply, is_submission};
 use moso_queue::filter::WorkerOffer;
 use moso_queue::ready::Popped;
 use moso_queue::{Machine, Refusal};
@@ -120,6 +120,13 @@ pub enum Request {
         /// Answer.
         reply: CommandReply,
     },
+    /// Ends an attempt on the word of a worker that has no session of its own: that of the attempt's lease speaks.
+    Result {
+        /// What it says.
+        result: Box<JobResult>,
+        /// Answer.
+        reply: CommandReply,
+    },
     /// Leases jobs that were taken from the ready index.
     Lease {
         /// Jobs.
@@ -163,14 +170,14 @@ impl Request {
             Request::Command { bytes, .. } if is_submission(bytes) => Some(50),
             Request::Lease { .. } | Request::LeaseTask { .. } => Some(70),
             Request::Query(_) => Some(85),
-            Request::Command { .. } | Request::Heartbeat { .. } => None,
+            Request::Command { .. } | Request::Result { .. } | Request::Heartbeat { .. } => None,
         }
     }
 
     /// What the request costs the reactor, in steps of well below a microsecond.
     pub fn work(&self) -> usize {
         match self {
-            Request::Command { .. } | Request::Query(_) => 1,
+            Request::Command { .. } | Request::Result { .. } | Request::Query(_) => 1,
             Request::Lease { popped, .. } => 1 + popped.len(),
             // Looks at jobs of the task, most often at few beyond those it finds.
             Request::LeaseTask { max, .. } => 1 + 4 * max,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use metrics::Histogram;
 use moso_proto::Code;
 use moso_proto::object::kind;
-use moso_queue::command::{Reply, is_submission};
+use moso_queue::command::{Command, JobResult, Reply, is_submission};
 use moso_queue::filter::WorkerOffer;
 use moso_queue::limits::{ENTRY_BYTES_MAX, NAME_BYTES_MAX};
 use moso_queue::meta::{MetaView, Object};
@@ -42,6 +42,12 @@ pub mod call {
     pub const SNAPSHOT_CHUNK: u8 = 8;
     /// [`crate::snapshot::Done`].
     pub const SNAPSHOT_DONE: u8 = 9;
+    /// Encoded results of session 0: one, of a worker that has no session of its own.
+    pub const RESULT: u8 = 20;
+    /// [`crate::panda::sandbox::Part`]: bytes of a sandbox.
+    pub const SANDBOX_PUT: u8 = 21;
+    /// [`crate::panda::sandbox::Wanted`]: asks for bytes of a sandbox.
+    pub const SANDBOX_GET: u8 = 22;
 }
 
 /// Status of an answer.
@@ -201,6 +207,32 @@ impl Router {
         self.whole.record(start.elapsed());
         crate::repeats::recognise(&self.directory, shard, &bytes, &mut reply);
         Ok(reply)
+    }
+
+    /// Ends an attempt on the word of a worker that has no session of its own, trying again while the leadership changes.
+    pub async fn result(&self, shard: u16, result: JobResult) -> Result<Reply, Fault> {
+        let patience = Patience::new(COMMAND_TIMEOUT);
+        loop {
+            let done = match self.leader(shard) {
+                Ok(leader) if leader == self.directory.node => self.result_here(shard, result.clone()).await,
+                Ok(leader) => {
+                    let bytes = Command::Results { session: 0, results: vec![result.clone()] }.to_bytes();
+                    self.call(leader, shard, call::RESULT, bytes.into()).await.and_then(|reply| unpack(&reply))
+                }
+                Err(fault) => Err(fault),
+            };
+            match done {
+                Err(fault) => patience.wait(fault).await?,
+                reply => return reply,
+            }
+        }
+    }
+
+    /// Takes such a result at this node.
+    pub async fn result_here(&self, shard: u16, result: JobResult) -> Result<Reply, Fault> {
+        let (reply, answer) = oneshot::channel();
+        self.request(shard, Request::Result { result: Box::new(result), reply })?;
+        in_time(answer, COMMAND_TIMEOUT, shard).await?
     }
 
     /// Refuses what cannot be an entry, and submissions while the disk is nearly full: results and leases go on, so

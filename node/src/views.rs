@@ -89,9 +89,9 @@ pub fn live_job(machine: &Machine, job: &Job, meta: &MetaView) -> v1::JobView {
     let class = &machine.classes().get(job.class).key;
     let mut view = base(shard, job, class, meta);
     // The worker's word that it runs may not be in the log yet.
-    if job.state == JobState::Sent && job.phase > 0 {
-        let state = if job.phase == 2 { JobState::Running } else { JobState::Starting };
-        view.state = state.name().into();
+    let said = if job.phase == 2 { JobState::Running } else { JobState::Starting };
+    if job.phase > 0 && job.state.is_leased() && said > job.state {
+        view.state = said.name().into();
     }
     if job.state.is_leased() {
         view.worker = machine.worker(job.session).to_owned();
@@ -139,13 +139,14 @@ pub fn ended_job(shard: ShardId, ended: &EndedJob, meta: &MetaView) -> v1::JobVi
     view.created_ms = ended.created_ms;
     view.ended_ms = ended.ended_ms;
     view.worker = ended.worker.to_string();
-    let Report { exit_code, errors, output, cpu_ms, memory_peak_kib, started_ms } = &ended.report;
+    let Report { exit_code, errors, output, cpu_ms, memory_peak_kib, started_ms, details } = &ended.report;
     view.exit_code = *exit_code;
     view.errors = errors
         .iter()
         .map(|(source, code, text)| v1::ErrorPair { source: source.to_string(), code: *code, text: text.to_string() })
         .collect();
     view.output = output.clone();
+    view.details = details.clone();
     view.cpu_ms = *cpu_ms;
     view.memory_peak_kib = *memory_peak_kib;
     if view.started_ms == 0 {

@@ -16,3 +16,6 @@ pub const LEVELS: u32 = 2;
 
 /// From this level on the meta group keeps an audit log, and users have rates and can be locked.
 pub const AUDIT: u32 = 2;
+
+/// From this level on PanDA's own programs are served, and results carry all that their pilots tell.
+pub const PANDA: u32 = 2;

@@ -22,8 +22,24 @@ pub mod kind {
     pub const NODE: &str = "node";
     /// [`super::ShardTable`]; one object, named `table`.
     pub const SHARDS: &str = "shards";
-    /// All kinds.
-    pub const ALL: [&str; 7] = [QUEUE, SHARE, USER, TIMEOUTS, SETTING, NODE, SHARDS];
+    /// A JSON object whose fields take the place of those in the queue data that pilots get; named as the queue.
+    pub const PANDA_QUEUE: &str = "panda_queue";
+    /// Kinds that operators may change.
+    pub const ALL: [&str; 8] = [QUEUE, SHARE, USER, TIMEOUTS, SETTING, NODE, SHARDS, PANDA_QUEUE];
+    /// A task of a PanDA client: parameters, and the tasks its jobs are in.
+    pub const PANDA_TASK: &str = "panda_task";
+    /// The parameters of such a task, apart from it because they are large.
+    pub const PANDA_PARAMS: &str = "panda_params";
+    /// A command for the pilot of a job, and what it printed; named by the job.
+    pub const PANDA_DEBUG: &str = "panda_debug";
+    /// A user's secrets.
+    pub const PANDA_SECRETS: &str = "panda_secrets";
+    /// An uploaded file: its content's hash, size and expiry.
+    pub const PANDA_FILE: &str = "panda_file";
+    /// What a Harvester reported last, and commands for it.
+    pub const PANDA_HARVESTER: &str = "panda_harvester";
+    /// Kinds that the PanDA front keeps: JSON objects; of their changes only the present one is kept.
+    pub const PANDA: [&str; 6] = [PANDA_TASK, PANDA_PARAMS, PANDA_DEBUG, PANDA_SECRETS, PANDA_FILE, PANDA_HARVESTER];
 }
 
 /// What a queue does with work (PanDA's queue states).
@@ -249,7 +265,9 @@ pub struct Node {
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
     /// No such kind.
-    #[error("no kind of object is named {0:?}; there are queue, share, user, timeouts, setting, node, shards")]
+    #[error(
+        "no kind of object is named {0:?}; there are queue, share, user, timeouts, setting, node, shards, panda_queue"
+    )]
     Kind(String),
     /// Not the JSON of this kind.
     #[error("not a {kind}: {error}")]

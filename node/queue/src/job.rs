@@ -5,6 +5,7 @@ use crate::codec::{Get, Put};
 use crate::error::Error;
 use bytes::Bytes;
 use moso_proto::JobState;
+use std::fmt;
 
 /// Why a job is in its state; also the sub-status of ended jobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -226,7 +227,7 @@ pub struct EndedJob {
 pub type ClassKeyRef = std::sync::Arc<crate::class::ClassKey>;
 
 /// A worker's report of an attempt's end.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Report {
     /// Exit code of the payload.
     pub exit_code: i32,
@@ -240,6 +241,25 @@ pub struct Report {
     pub memory_peak_kib: u64,
     /// Start by the worker's clock; 0: not told.
     pub started_ms: u64,
+    /// All else that it tells, as a JSON object (a pilot's metadata, output files, measures); empty: nothing.
+    pub details: Bytes,
+}
+
+/// In the count of errors: details follow the output. Without it a report is as it was before there were any.
+const DETAILS: u8 = 0x80;
+const _: () = assert!(crate::limits::ERRORS_MAX < DETAILS as usize);
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { exit_code, errors, output, cpu_ms, memory_peak_kib, started_ms, details } = self;
+        let mut out = f.debug_struct("Report");
+        out.field("exit_code", exit_code).field("errors", errors).field("output", output).field("cpu_ms", cpu_ms);
+        out.field("memory_peak_kib", memory_peak_kib).field("started_ms", started_ms);
+        if !details.is_empty() {
+            out.field("details", details);
+        }
+        out.finish()
+    }
 }
 
 impl Report {
@@ -249,20 +269,31 @@ impl Report {
         out.put_u64(self.cpu_ms);
         out.put_u64(self.memory_peak_kib);
         out.put_u64(self.started_ms);
-        out.put_u8(self.errors.len().min(255) as u8);
-        for (source, code, text) in self.errors.iter().take(255) {
+        let errors = self.errors.len().min(usize::from(DETAILS - 1));
+        out.put_u8(errors as u8 | if self.details.is_empty() { 0 } else { DETAILS });
+        for (source, code, text) in self.errors.iter().take(errors) {
             out.put_str(source);
             out.put_i32(*code);
             out.put_str(text);
         }
         out.put_bytes(&self.output);
+        if !self.details.is_empty() {
+            out.put_bytes(&self.details);
+        }
     }
 
     /// Reads a report.
     pub fn decode(get: &mut Get) -> Result<Self, Error> {
         let (exit_code, cpu_ms, memory_peak_kib, started_ms) = (get.i32()?, get.u64()?, get.u64()?, get.u64()?);
-        let errors = (0..get.u8()?).map(|_| Ok((get.str()?, get.i32()?, get.str()?))).collect::<Result<_, Error>>()?;
-        Ok(Report { exit_code, cpu_ms, memory_peak_kib, started_ms, errors, output: get.bytes()? })
+        let head = get.u8()?;
+        let errors = (0..head & !DETAILS).map(|_| Ok((get.str()?, get.i32()?, get.str()?)));
+        let errors = errors.collect::<Result<_, Error>>()?;
+        let output = get.bytes()?;
+        let details = if head & DETAILS != 0 { get.bytes()? } else { Bytes::new() };
+        if head & DETAILS != 0 && details.is_empty() {
+            return Err(get.damaged());
+        }
+        Ok(Report { exit_code, cpu_ms, memory_peak_kib, started_ms, errors, output, details })
     }
 }
 

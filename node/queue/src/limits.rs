@@ -18,6 +18,8 @@ pub const PARENTS_MAX: usize = 10_000;
 pub const SUBMISSION_EDGES_MAX: usize = 100_000;
 /// Bytes of a job's last output that are kept with its result.
 pub const OUTPUT_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of what else a worker tells with a result: a pilot's job report is some 10 KiB, now and then 100.
+pub const DETAILS_BYTES_MAX: usize = 256 * 1024;
 /// Error pairs of a result: PanDA has eight.
 pub const ERRORS_MAX: usize = 8;
 /// Bytes of an error's text or of a reason.

@@ -23,7 +23,7 @@ use moso_queue::command::{Command, EntryBuilder, Reply, is_submission};
 use moso_queue::effect::Signal;
 use moso_queue::limits::ENTRY_COMMANDS_MAX;
 use moso_queue::ready::Popped;
-use moso_queue::{ClassId, Effects, Machine, ReadyIndex, Unwritten};
+use moso_queue::{ClassId, Effects, Job, Machine, ReadyIndex, Unwritten};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -333,7 +333,8 @@ impl<T> Core<T> {
     }
 
     /// Takes a worker's heartbeat. With `settled`, the session holds nothing of its requests up to that one but what is
-    /// listed. `None`: this replica may not answer, another one should be asked.
+    /// listed. Session 0 speaks for whoever holds the attempt: for workers that have no session of their own. `None`: this
+    /// replica may not answer, another one should be asked.
     pub fn heartbeat(
         &mut self,
         session: u64,
@@ -349,9 +350,8 @@ impl<T> Core<T> {
         for &(seq, attempt, phase) in beats {
             let job = self.machine.jobs_volatile().get_mut(seq);
             // Once its expiry is proposed, a lease is lost: no heartbeat is acknowledged that would not keep it.
-            let Some(job) =
-                job.filter(|j| j.state.is_leased() && !j.reserved && j.attempt == attempt && j.session == session)
-            else {
+            let held = |j: &&mut Job| j.state.is_leased() && !j.reserved && j.attempt == attempt;
+            let Some(job) = job.filter(held).filter(|j| session == 0 || j.session == session) else {
                 answer.lost.push(seq);
                 continue;
             };

@@ -15,8 +15,9 @@ use moso_queue::limits::{ERRORS_MAX, OUTPUT_BYTES_MAX, TEXT_BYTES_MAX};
 pub fn split(results: Vec<JobResult>) -> Vec<Vec<JobResult>> {
     let size = |r: &JobResult| {
         let report = r.report.as_ref();
-        64 + report
-            .map_or(0, |r| r.output.len() + r.errors.iter().map(|(a, _, b)| a.len() + b.len() + 8).sum::<usize>())
+        64 + report.map_or(0, |r| {
+            r.output.len() + r.details.len() + r.errors.iter().map(|(a, _, b)| a.len() + b.len() + 8).sum::<usize>()
+        })
     };
     let mut parts: Vec<Vec<JobResult>> = Vec::new();
     let mut bytes = 0;
@@ -100,6 +101,7 @@ pub fn read(result: v1::JobResult) -> Result<JobResult, Fault> {
         cpu_ms: result.cpu_ms,
         memory_peak_kib: result.memory_peak_kib,
         started_ms: result.started_ms,
+        details: bytes::Bytes::new(),
     };
     let empty = report == Report::default();
     Ok(JobResult {

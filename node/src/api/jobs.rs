@@ -104,7 +104,7 @@ impl JobsApi {
         result.map(Response::new).map_err(|fault| status(fault, &self.meta()))
     }
 
-    pub(super) async fn submit_request(
+    pub(crate) async fn submit_request(
         &self,
         who: &Principal,
         mut request: v1::SubmitRequest,
@@ -186,7 +186,7 @@ impl JobsApi {
         Ok((shard.0, JobId(id).seq()))
     }
 
-    async fn job(&self, id: u64, body: bool) -> Result<v1::JobView, Fault> {
+    pub(crate) async fn job(&self, id: u64, body: bool) -> Result<v1::JobView, Fault> {
         let (shard, seq) = self.job_shard(id)?;
         let bytes = self.router.query(shard, &QueryCall::Job { seq, body }).await?;
         decode(bytes)
@@ -219,14 +219,14 @@ impl JobsApi {
         Ok(v1::JobList { jobs, cursor })
     }
 
-    async fn task(&self, id: u64) -> Result<v1::TaskView, Fault> {
+    pub(crate) async fn task(&self, id: u64) -> Result<v1::TaskView, Fault> {
         let (shard, seq) = self.job_shard(id)?;
         let bytes = self.router.query(shard, &QueryCall::Task { seq }).await?;
         decode(bytes)
     }
 
     /// Walks over the shards until the page is full; each shard's filter says what is meant there.
-    async fn list(&self, request: v1::ListRequest, of: Of) -> Result<(Vec<Vec<u8>>, String), Fault> {
+    pub(crate) async fn list(&self, request: v1::ListRequest, of: Of) -> Result<(Vec<Vec<u8>>, String), Fault> {
         let scope = self.scope(&request.selector.unwrap_or_default(), of).await?;
         let limit = if request.limit == 0 { PAGE } else { request.limit.min(PAGE_MAX) } as usize;
         let (mut shard, mut from) = read_cursor(&request.cursor)?;
@@ -257,7 +257,7 @@ impl JobsApi {
         scope(selector, of, &*self.router.meta_with(&named).await?, self.shards())
     }
 
-    async fn act_request(&self, who: &Principal, request: v1::ActRequest) -> Result<v1::ActReply, Fault> {
+    pub(crate) async fn act_request(&self, who: &Principal, request: v1::ActRequest) -> Result<v1::ActReply, Fault> {
         let action = action(request.action)?;
         let selector = request.selector.unwrap_or_default();
         if selector == v1::Selector::default() {
@@ -394,6 +394,7 @@ fn selected(selector: &v1::Selector) -> String {
 /// Takes out of a job what is for its owner and his group.
 fn hide(job: &mut v1::JobView) {
     job.output = Bytes::new();
+    job.details = Bytes::new();
     job.body = Bytes::new();
     job.errors.iter_mut().for_each(|error| error.text.clear());
 }
@@ -403,7 +404,7 @@ fn decode<M: prost::Message + Default>(bytes: Bytes) -> Result<M, Fault> {
         .map_err(|e| Fault::new(Code::Internal, format!("another node sent what this one cannot read: {e}")))
 }
 
-fn decode_all<M: prost::Message + Default>(items: Vec<Vec<u8>>) -> Result<Vec<M>, Fault> {
+pub(crate) fn decode_all<M: prost::Message + Default>(items: Vec<Vec<u8>>) -> Result<Vec<M>, Fault> {
     items.into_iter().map(|item| decode(item.into())).collect()
 }
 

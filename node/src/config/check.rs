@@ -13,7 +13,8 @@ pub(super) fn check(config: &Config) -> Result<(), Vec<String>> {
     let mut errors = Vec::new();
     check_names(config, &mut errors);
     check_members(config, &mut errors);
-    for (key, address) in [("api", &config.api), ("peer", &config.peer), ("http", &config.http)] {
+    let listens = [("api", &config.api), ("peer", &config.peer), ("http", &config.http), ("panda", &config.panda)];
+    for (key, address) in listens {
         check_listen(key, address, config.insecure, &mut errors);
     }
     let Config { replicas, election_ticks, heartbeat_ticks, .. } = config;
@@ -92,7 +93,7 @@ fn is_host_and_port(address: &str) -> bool {
 
 fn check_listen(key: &str, address: &str, insecure: bool, errors: &mut Vec<String>) {
     match address.parse::<SocketAddr>() {
-        // Without a member of its own, that is the mistake to tell.
+        // Without a member of its own, that is the mistake to tell; and the front for PanDA may be off.
         Err(_) if address.is_empty() => {}
         Err(_) => errors.push(format!(
             "{key} = {address:?}: must be an IP address and a port; if others reach the node by a name, give both"

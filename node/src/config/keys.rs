@@ -40,12 +40,13 @@ const NUMBERS: &[Number] = &[
     number("feature_level_max", 1, moso_proto::level::LEVEL as i64, "level"),
 ];
 
-const TEXTS: [&str; 11] = [
+const TEXTS: [&str; 12] = [
     "cluster",
     "data",
     "api",
     "peer",
     "http",
+    "panda",
     "tls_ca",
     "tls_cert",
     "tls_key",

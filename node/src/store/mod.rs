@@ -12,6 +12,7 @@
 //!   shards/S-P/  the state of shard S's replica P: one RocksDB     state.rs
 //!   shards/S-P.I/  the same, as it came from another node: a copy up to entry I
 //!   shards/damaged-S-P/  one that was set aside                    damaged.rs
+//!   sandboxes/   files of PanDA's clients                          ../panda/sandbox.rs
 //!   outgoing/    copies that are being sent; emptied at each start
 //! ```
 //!
@@ -51,6 +52,11 @@ pub fn replica_dir(data: &Path, shard: u16, peer: u64) -> PathBuf {
 /// The folder of a copy of a replica's state, up to the entry at `index`.
 pub fn copy_dir(data: &Path, shard: u16, peer: u64, index: u64) -> PathBuf {
     data.join("shards").join(format!("{shard}-{peer}.{index}"))
+}
+
+/// The folder of the files of PanDA's clients.
+pub fn sandboxes_dir(data: &Path) -> PathBuf {
+    data.join("sandboxes")
 }
 
 /// The folder of the copies that are being sent.

@@ -187,9 +187,11 @@ fn explain(explanation: &Explanation) -> String {
 /// The job's JSON, with output and body as text: bytes would be lists of numbers.
 fn to_json(job: &JobView) -> Value {
     let lossy = |bytes: &Bytes| Value::from(String::from_utf8_lossy(bytes));
-    let mut value = json!(JobView { output: Bytes::new(), body: Bytes::new(), ..job.clone() });
+    let bare = JobView { output: Bytes::new(), body: Bytes::new(), details: Bytes::new(), ..job.clone() };
+    let mut value = json!(bare);
     value["output"] = lossy(&job.output);
     value["body"] = lossy(&job.body);
+    value["details"] = serde_json::from_slice(&job.details).unwrap_or_default();
     value
 }
 
@@ -247,12 +249,19 @@ fn show(job: &JobView) -> String {
         }
         shown += &format!("\n{}", table.render());
     }
-    for (name, bytes) in [("output", &job.output), ("body", &job.body)] {
+    let details = pretty(&job.details);
+    for (name, bytes) in [("report", &details), ("output", &job.output), ("body", &job.body)] {
         if !bytes.is_empty() {
             shown += &format!("\n{name}:\n{}", String::from_utf8_lossy(bytes));
         }
     }
     shown
+}
+
+/// A JSON object with a line for each field; anything else as it is.
+fn pretty(details: &Bytes) -> Bytes {
+    let value: Result<Value, _> = serde_json::from_slice(details);
+    value.and_then(|value| serde_json::to_vec_pretty(&value)).map_or_else(|_| details.clone(), Bytes::from)
 }
 
 fn ran_for(job: &JobView) -> String {

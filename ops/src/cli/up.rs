@@ -84,15 +84,15 @@ async fn any(signals: &mut [Signal]) {
 }
 
 fn announce(cluster: &LocalCluster, out: &Output) -> Result<()> {
-    let (api, http) = (cluster.addrs(), cluster.http_addrs());
+    let (api, http, panda) = (cluster.addrs(), cluster.http_addrs(), cluster.panda_addrs());
     let folder = cluster.folder().display().to_string();
     let scheme = if cluster.credentials().is_some() { "https" } else { "http" };
     let ca = cluster.credentials().map(|credentials| &credentials.folder);
-    let value = json!({ "addresses": api, "http": http, "folder": folder, "ca": ca });
+    let value = json!({ "addresses": api, "http": http, "panda": panda, "folder": folder, "ca": ca });
     out.show(&value, |_| {
         let mut text = format!("{} nodes run; data and logs in {folder}\n", api.len());
-        for (node, (api, http)) in api.iter().zip(&http).enumerate() {
-            text += &format!("node {}  gRPC {api}  {scheme}://{http}/\n", node + 1);
+        for (node, ((api, http), panda)) in api.iter().zip(&http).zip(&panda).enumerate() {
+            text += &format!("node {}  gRPC {api}  {scheme}://{http}/  PanDA {scheme}://{panda}/\n", node + 1);
         }
         if let Some(ca) = ca {
             text += &format!("certificates and tokens: {}; `moso token create --ca-dir` makes more\n", ca.display());

@@ -296,6 +296,11 @@ impl LocalCluster {
         }
     }
 
+    /// Addresses for PanDA's programs (HTTP) of all nodes, by number; empty in a folder made before there were any.
+    pub fn panda_addrs(&self) -> Vec<String> {
+        self.record.members.iter().map(|m| m.panda.clone()).collect()
+    }
+
     /// Folder of data and logs.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -15,6 +15,9 @@ pub(super) struct Member {
     pub peer: String,
     pub http: String,
     pub zone: String,
+    /// HTTP for PanDA's programs; empty: not served.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub panda: String,
     /// It came after the cluster was made.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub joined: bool,
@@ -39,6 +42,7 @@ struct NodeConfig<'a> {
     api: &'a str,
     peer: &'a str,
     http: &'a str,
+    panda: &'a str,
     shards: u16,
     replicas: u32,
     join: bool,
@@ -71,17 +75,18 @@ pub(super) struct Record {
 impl Record {
     /// A new cluster on ports that are free now.
     pub fn new(cluster: &str, nodes: u32, shards: u16, replicas: u32, secure: bool) -> Result<Self, LocalError> {
-        let mut ports = free_ports(3 * nodes as usize)
+        let mut ports = free_ports(4 * nodes as usize)
             .map_err(LocalError::io("no free ports on 127.0.0.1"))?
             .into_iter()
             .map(|address| address.to_string());
-        let mut port = || ports.next().expect("three ports per node were taken");
+        let mut port = || ports.next().expect("four ports per node were taken");
         let members = (1..=nodes)
             .map(|node| Member {
                 node,
                 api: port(),
                 peer: port(),
                 http: port(),
+                panda: port(),
                 zone: format!("zone-{node}"),
                 joined: false,
             })
@@ -91,10 +96,10 @@ impl Record {
 
     /// Adds a node that joins, on ports that are free now.
     pub fn join(&mut self) -> Result<u32, LocalError> {
-        let ports = free_ports(3).map_err(LocalError::io("no free ports on 127.0.0.1"))?;
+        let ports = free_ports(4).map_err(LocalError::io("no free ports on 127.0.0.1"))?;
         let node = self.members.iter().map(|member| member.node).max().unwrap_or(0) + 1;
-        let [api, peer, http] = [0, 1, 2].map(|at: usize| ports[at].to_string());
-        self.members.push(Member { node, api, peer, http, zone: format!("zone-{node}"), joined: true });
+        let [api, peer, http, panda] = [0, 1, 2, 3].map(|at: usize| ports[at].to_string());
+        self.members.push(Member { node, api, peer, http, panda, zone: format!("zone-{node}"), joined: true });
         Ok(node)
     }
 
@@ -159,6 +164,7 @@ impl Record {
             api: &member.api,
             peer: &member.peer,
             http: &member.http,
+            panda: &member.panda,
             shards: self.shards,
             replicas: self.replicas,
             join: member.joined,

@@ -207,6 +207,7 @@ fn job_view() -> v1::JobView {
         }],
         cpu_ms: 6,
         memory_peak_kib: 7,
+        details: Bytes::new(),
     }
 }
 

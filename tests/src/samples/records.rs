@@ -39,6 +39,7 @@ fn report() -> Report {
         cpu_ms: 1_234_567,
         memory_peak_kib: 2_097_152,
         started_ms: NOW_MS + 5_000,
+        details: Bytes::new(),
     }
 }
 

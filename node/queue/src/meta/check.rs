@@ -22,6 +22,9 @@ pub(super) fn canonical(object_kind: &str, name: &str, json: &str) -> Result<Str
         kind::SETTING => typed(object_kind, json, |value| check_setting(name, value)),
         kind::NODE => typed(object_kind, json, check_node),
         kind::SHARDS => typed(object_kind, json, check_shards),
+        _ if object_kind == kind::PANDA_QUEUE || kind::PANDA.contains(&object_kind) => {
+            typed(object_kind, json, |_: &serde_json::Map<String, serde_json::Value>| Ok(()))
+        }
         _ => Err(ObjectError::Kind(object_kind.to_owned())),
     }
 }

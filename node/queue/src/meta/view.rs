@@ -5,6 +5,7 @@ use moso_proto::ShardId;
 use moso_proto::object::{Node, Queue, QueueState, Setting, ShardTable, Share, Timeouts, User, kind};
 use moso_proto::setting::{self, Schema};
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// A queue with its number.
@@ -74,6 +75,8 @@ pub struct MetaView {
     nodes: BTreeMap<u32, Node>,
     shards: ShardTable,
     shards_version: Option<u64>,
+    debug: BTreeMap<u64, String>,
+    queue_data: BTreeMap<String, Map<String, Value>>,
 }
 
 impl MetaView {
@@ -102,6 +105,15 @@ impl MetaView {
         }
         if let Some(object) = machine.get(kind::TIMEOUTS, TIMEOUTS_NAME) {
             view.timeouts = typed(object)?;
+        }
+        for object in machine.list(kind::PANDA_DEBUG) {
+            let command: Value = typed(object)?;
+            if let (Ok(job), Some(command)) = (object.name.parse(), command["command"].as_str()) {
+                view.debug.insert(job, command.to_owned());
+            }
+        }
+        for object in machine.list(kind::PANDA_QUEUE) {
+            view.queue_data.insert(object.name.clone(), typed(object)?);
         }
         if let Some(object) = machine.get(kind::SHARDS, SHARDS_NAME) {
             view.shards = typed(object)?;
@@ -183,6 +195,16 @@ impl MetaView {
     /// All users with an object of their own, by name.
     pub fn users(&self) -> impl ExactSizeIterator<Item = &UserEntry> {
         self.users.values()
+    }
+
+    /// The command that the pilot of a job is to get.
+    pub fn debug_command(&self, job: u64) -> Option<&str> {
+        self.debug.get(&job).map(String::as_str)
+    }
+
+    /// What the operator says to pilots of a queue, in the words of PanDA's queue data.
+    pub fn queue_data(&self, queue: &str) -> Option<&Map<String, Value>> {
+        self.queue_data.get(queue)
     }
 
     /// The time-out table.

@@ -1,0 +1,43 @@
+//! PanDA's own programs against a cluster: what recorded ones sent, what is malformed, and the real ones where they are.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+#[path = "panda/client.rs"]
+mod client;
+#[path = "panda/http.rs"]
+mod http;
+#[path = "panda/malformed.rs"]
+mod malformed;
+#[path = "panda/pilot.rs"]
+mod pilot;
+#[path = "panda/replay.rs"]
+mod replay;
+#[path = "panda/server.rs"]
+mod server;
+#[path = "panda/transcript.rs"]
+mod transcript;
+
+use common::{Cluster, eventually};
+use moso_client::proto::object::Queue;
+
+/// The queue of the transcripts.
+const QUEUE: &str = "MOCK_Q";
+
+/// The lease of a queue of pilots: a pilot is heard of every half hour, and lost after three.
+fn pilots() -> Queue {
+    Queue { lease_ttl_ms: 3 * 3_600_000, heartbeat_ms: 30 * 60_000, ..Queue::default() }
+}
+
+/// Three nodes with a queue of pilots that all of them know.
+async fn panda_cluster() -> Cluster {
+    let cluster = Cluster::start().await;
+    cluster.queue_with(QUEUE, pilots()).await;
+    for address in cluster.nodes.panda_addrs() {
+        let path = format!("/cache/schedconfig/{QUEUE}.all.json");
+        eventually("every node knows the queue", async || (http::get(&address, &path).await.code == 200).then_some(()))
+            .await;
+    }
+    cluster
+}
