@@ -15,6 +15,10 @@ const RUN_GEN_NAMES: [&str; 2] = ["runGen-00-00-02", "runGen-00-00-01"];
 /// Seconds below which a pilot with so little time left takes no further job; minutes in PanDA's words.
 const TIME_FLOOR_MIN: u32 = 60;
 
+/// Work directory of a job, MB, if the operator does not say otherwise: a pilot takes 0 for no room at all, and its own
+/// default is this.
+const WORK_DIR_MB: u32 = 14_336;
+
 /// The queue data that pilots and Harvester read: of the queue, with the operator's object over it.
 pub fn queue_data(front: &Front, queue: &QueueEntry) -> Map<String, Value> {
     let now = queue.state_at(front.now_ms());
@@ -35,7 +39,7 @@ pub fn queue_data(front: &Front, queue: &QueueEntry) -> Map<String, Value> {
                        "read_lan": ["mv"], "write_lan": ["mv"]},
         "astorages": {"pr": [storage], "pw": [storage], "pl": [storage], "read_lan": [storage], "write_lan": [storage]},
         "corecount": 1, "maxrss": queue.queue.max_memory_mib, "minrss": 0, "maxtime": queue.queue.max_wall_time_s,
-        "mintime": 0, "maxwdir": 0, "maxinputsize": 0, "timefloor": TIME_FLOOR_MIN, "appdir": "", "wntmpdir": "",
+        "mintime": 0, "maxwdir": WORK_DIR_MB, "maxinputsize": 0, "timefloor": TIME_FLOOR_MIN, "appdir": "", "wntmpdir": "",
         "pilot_version": "current", "capability": "ucore", "workflow": "pull_ups", "harvester": "", "is_cvmfs": false,
         "direct_access_lan": false, "direct_access_wan": false, "allow_lan": true, "allow_wan": false, "use_newmover": "True",
     });
