@@ -4,7 +4,7 @@
 mod picks;
 mod stages;
 
-use self::picks::{leased, pick_from_task, within_user_caps};
+use self::picks::{leased, pick_from_task, usage, within_user_caps};
 use self::stages::Stages;
 use crate::clock::Clock;
 use crate::directory::{Directory, ShardStatus, Usage};
@@ -543,19 +543,6 @@ impl Group {
 /// The node of a replica: the upper half of its id.
 pub fn node_of(peer: u64) -> u32 {
     (peer >> 32) as u32
-}
-
-fn usage(machine: &Machine) -> Usage {
-    let mut sum = Usage::default();
-    for (_, class) in machine.classes().iter() {
-        let leased = class.leased();
-        if leased > 0 {
-            *sum.queue_leased.entry(class.key.queue).or_default() += leased;
-            *sum.share_cores.entry(class.key.share).or_default() += leased * u64::from(class.key.cores);
-            *sum.user_leased.entry(class.key.owner.to_string()).or_default() += leased;
-        }
-    }
-    sum
 }
 
 /// Whether the answer is held against the archive before it goes out: see [`crate::repeats`].

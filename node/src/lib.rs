@@ -2,7 +2,7 @@
 //! `moso-shard` (how replicas agree on it). The architecture and the path of a job are in `node/README.md`.
 //!
 //! ```text
-//! main.rs config.rs node.rs open.rs   start, put together, open what is on disk
+//! main.rs config.rs node.rs ports.rs open.rs   start, put together, serve, open what is on disk
 //! salvage.rs                          without the replicas whose state is damaged
 //! api/ http.rs handler.rs             gRPC, HTTP, calls of other nodes
 //! gate/                               connections and calls bounded in number, time and bytes
@@ -47,6 +47,7 @@ pub mod outbound;
 pub mod panda;
 pub mod peer;
 pub mod placement;
+pub mod ports;
 pub mod query;
 pub mod reactor;
 mod repeats;

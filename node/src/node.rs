@@ -1,9 +1,5 @@
 //! A node put together: folder, stores, reactors, log writer, peers, services; and taken apart again.
 
-use crate::api::admin::AdminApi;
-use crate::api::caller::identify;
-use crate::api::jobs::JobsApi;
-use crate::api::workers::WorkersApi;
 use crate::backup::serve::{BackupSource, BackupsApi};
 use crate::clock::Clock;
 use crate::cluster::ClusterInfo;
@@ -13,24 +9,16 @@ use crate::disk::watch::Watch;
 use crate::disk::{self, Disk};
 use crate::dispatch::Dispatcher;
 use crate::error::Error;
-use crate::gate::call::CallLayer;
-use crate::gate::door::Door;
-use crate::gate::{self, Gate};
 use crate::handler::{Handler, Served};
-use crate::http::{self, HttpState};
 use crate::identity::{AuditTrail, Guard, Security, audit};
 use crate::inner::Inner;
-use crate::limits::{
-    CALL_HEAD_BYTES, CONNECTION_WINDOW_BYTES, PROBE, STREAM_ERRORS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
-    STREAMS_RESET_MAX,
-};
 use crate::log_writer::LogWriter;
 use crate::meta_group::publish;
 use crate::open;
 use crate::outbound::Outbound;
 use crate::panda::sandbox::Sandboxes;
-use crate::panda::{self, Front};
 use crate::peer::{PeerConfig, Peers};
+use crate::ports::{Listeners, Ports, Services};
 use crate::reactor::{Mailbox, Reactor, reactor_of};
 use crate::resident::Residents;
 use crate::router::Router;
@@ -39,16 +27,11 @@ use crate::sessions::Sessions;
 use crate::snapshot::receiver::Receiver;
 use crate::snapshot::sender::Sender;
 use crate::store::{self, DataFolder, LogOptions, SegmentLog, SharedOptions, SharedRocks};
-use crate::tls::{self, Counts, Incoming, Port, Tls};
+use crate::tls::{self, Tls};
 use crate::upkeep::{Flusher, Upkeep};
 use crossbeam::sync::Parker;
 use metrics_exporter_prometheus::PrometheusHandle;
-use moso_proto::MESSAGE_BYTES_MAX;
 use moso_proto::shards::node_of;
-use moso_proto::v1::admin_server::AdminServer;
-use moso_proto::v1::backups_server::BackupsServer;
-use moso_proto::v1::jobs_server::JobsServer;
-use moso_proto::v1::workers_server::WorkersServer;
 use moso_queue::meta::MetaView;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -57,7 +40,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tonic::service::InterceptorLayer;
 
 /// Requests waiting at a shard: a second's worth of single calls.
 pub const INBOX: usize = 8_192;
@@ -82,7 +64,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let handler = Handler { mailboxes: mailboxes.clone(), sessions: sessions.clone(), served: served.clone() };
     let inner = Inner::start()?;
     let tls = security.as_ref().map(|security| security.tls.clone());
-    let peer_config = peer_config(&config, &folder, inner.listen(listeners.peer)?, tls.clone())?;
+    let (peer, listeners) = listeners.split();
+    let peer_config = peer_config(&config, &folder, inner.listen(peer)?, tls.clone())?;
     let peers = Arc::new(inner.enter(|| Peers::start(peer_config, Arc::new(handler))));
     let (trail, audited) = AuditTrail::new();
     let guard = Arc::new(Guard::new(security.clone(), directory.clone(), clock, trail));
@@ -136,34 +119,10 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
     let hints = inner.spawn(crate::hints::run(directory.clone(), peers.clone(), move || hints_info.own()));
     background.spawn(crate::hints::tell_rejected(directory.clone(), peers.clone(), guard.clone()));
     background.spawn(crate::placement::run(Arc::new(residents), router.clone(), failed.clone()));
-    let (stopping, _) = watch::channel(false);
     background.spawn(refresh(security));
-    let gate = Gate::new(config.api_memory_mib << 20);
-    let counters = directory.clone();
-    background.spawn(gate::pace::run(gate.clone(), move || gate::pace::taken(&counters.counters)));
-    let counts = Arc::new(Counts::default());
-    let pages = http::routes(HttpState {
-        info: info.clone(),
-        guard: guard.clone(),
-        counts: counts.clone(),
-        metrics,
-        gate: gate.clone(),
-        memory_limit_bytes: gate::memory_limit_bytes(&config),
-        fresh: Arc::default(),
-    });
-    let door = |connections| Arc::new(Door::new(gate.clone(), connections, config.address_connections));
-    let http_door = door(config.http_connections);
-    let http_lines = Incoming::start(listeners.http, http_door, tls.clone(), Port::Http, counts.clone());
-    let http = tokio::spawn(gate::http::serve(http_lines, pages, stopping.subscribe()));
-    let jobs = JobsApi::new(router.clone(), guard.clone(), clock, gate.clone(), stopping.subscribe());
-    let front = Arc::new(Front::new(router.clone(), dispatcher.clone(), jobs, guard.clone(), sandboxes));
-    let panda_door = door(panda::limits::CONNECTIONS_MAX);
-    let panda_lines =
-        listeners.panda.map(|listener| Incoming::start(listener, panda_door, tls.clone(), Port::Http, counts.clone()));
-    let panda = serve_panda(panda_lines, front, stopping.subscribe());
-    let api_lines = Incoming::start(listeners.api, door(config.api_connections), tls, Port::Api, counts);
-    let services = Services { router, dispatcher, sessions: sessions.clone(), info, backups, guard, gate };
-    let api = tokio::spawn(serve_api(api_lines, services, clock, stopping.subscribe()));
+    let sessions_here = sessions.clone();
+    let services = Services { router, dispatcher, sessions, info, backups, guard, sandboxes, metrics, clock };
+    let ports = Ports::open(&config, listeners, tls, services, &mut background);
     tracing::info!(node = config.node, api = %config.api, peer = %config.peer, http = %config.http, "started");
 
     let mut failed_now = false;
@@ -176,14 +135,11 @@ pub async fn run(config: Config, metrics: PrometheusHandle, stop: impl Future<Ou
         return Err(Error::Read { what: "a shard", reason: "its reactor has stopped, see above".into() });
     }
     tracing::info!("stopping");
-    sessions.drain();
+    sessions_here.drain();
     give_leaderships_away(&directory, &mailboxes).await;
-    let _ = stopping.send(true);
     hints.abort();
+    ports.close(DRAIN).await;
     background.abort_all();
-    let _ = tokio::time::timeout(DRAIN, api).await;
-    let _ = tokio::time::timeout(DRAIN, http).await;
-    let _ = tokio::time::timeout(DRAIN, panda).await;
     disk.stop();
     mailboxes.iter().for_each(|m| m.stop());
     // The flusher and the log writer end when the reactors have.
@@ -253,33 +209,6 @@ fn start_threads(
     }
     started.extend([flusher_thread, writer_thread]);
     Ok(started)
-}
-
-struct Listeners {
-    api: TcpListener,
-    peer: TcpListener,
-    http: TcpListener,
-    /// If PanDA's programs are served.
-    panda: Option<TcpListener>,
-}
-
-impl Listeners {
-    async fn bind(config: &Config) -> Result<Self, Error> {
-        let bind = async |what: &str, addr: &str| {
-            TcpListener::bind(addr)
-                .await
-                .map_err(|source| Error::Io { what: format!("listening on {what} address {addr}"), source })
-        };
-        Ok(Listeners {
-            api: bind("api", &config.api).await?,
-            peer: bind("peer", &config.peer).await?,
-            http: bind("http", &config.http).await?,
-            panda: match config.panda.as_str() {
-                "" => None,
-                address => Some(bind("panda", address).await?),
-            },
-        })
-    }
 }
 
 fn peer_config(
@@ -437,32 +366,6 @@ async fn give_leaderships_away(directory: &Directory, mailboxes: &[Arc<Mailbox>]
     }
 }
 
-/// Serves PanDA's programs, if they are, and keeps their files in any case: other nodes may serve them.
-fn serve_panda(
-    lines: Option<Incoming>,
-    front: Arc<Front>,
-    stopping: watch::Receiver<bool>,
-) -> tokio::task::JoinHandle<()> {
-    tokio::spawn(async move {
-        let sweep = front.clone().sweep(stopping.clone());
-        match lines {
-            Some(lines) => drop(tokio::join!(panda::serve::serve(lines, front, stopping), sweep)),
-            None => sweep.await,
-        }
-    })
-}
-
-/// What the services speak to.
-struct Services {
-    router: Arc<Router>,
-    dispatcher: Arc<Dispatcher>,
-    sessions: Arc<Sessions>,
-    info: Arc<ClusterInfo>,
-    backups: BackupsApi,
-    guard: Arc<Guard>,
-    gate: Arc<Gate>,
-}
-
 /// Looks at the files of keys and certificates for as long as the node runs.
 async fn refresh(security: Option<Arc<Security>>) {
     while let Some(security) = security.clone() {
@@ -470,39 +373,4 @@ async fn refresh(security: Option<Arc<Security>>) {
         // Reads files.
         let _ = tokio::task::spawn_blocking(move || security.refresh()).await;
     }
-}
-
-async fn serve_api(
-    lines: Incoming,
-    services: Services,
-    clock: Clock,
-    mut stopping: watch::Receiver<bool>,
-) -> Result<(), tonic::transport::Error> {
-    let Services { router, dispatcher, sessions, info, backups, guard, gate } = services;
-    let jobs = JobsApi::new(router.clone(), guard.clone(), clock, gate.clone(), stopping.clone());
-    let jobs = JobsServer::new(jobs)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX * 2);
-    let workers = WorkersApi::new(router.clone(), guard.clone(), dispatcher, sessions, gate.clone());
-    let workers = WorkersServer::new(workers)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX * 2);
-    let admin = AdminServer::new(AdminApi::new(router, guard.clone(), info));
-    tonic::transport::Server::builder()
-        .max_concurrent_streams(Some(STREAMS_MAX))
-        .http2_max_header_list_size(Some(CALL_HEAD_BYTES))
-        .http2_max_pending_accept_reset_streams(Some(STREAMS_RESET_MAX))
-        .http2_max_local_error_reset_streams(Some(STREAM_ERRORS_MAX))
-        .initial_stream_window_size(Some(STREAM_WINDOW_BYTES))
-        .initial_connection_window_size(Some(CONNECTION_WINDOW_BYTES))
-        .http2_keepalive_interval(Some(PROBE))
-        .http2_keepalive_timeout(Some(PROBE))
-        .layer(CallLayer { gate })
-        .layer(InterceptorLayer::new(move |request| identify(&guard, request)))
-        .add_service(jobs)
-        .add_service(workers)
-        .add_service(admin)
-        .add_service(BackupsServer::new(backups))
-        .serve_with_incoming_shutdown(lines, async move { drop(stopping.wait_for(|s| *s).await) })
-        .await
 }

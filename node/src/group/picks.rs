@@ -83,6 +83,20 @@ pub(super) fn pick_from_task(machine: &Machine, task: u64, queue: u32, offer: &W
     out
 }
 
+/// What the leased jobs of a shard use.
+pub fn usage(machine: &Machine) -> Usage {
+    let mut sum = Usage::default();
+    for (_, class) in machine.classes().iter() {
+        let leased = class.leased();
+        if leased > 0 {
+            *sum.queue_leased.entry(class.key.queue).or_default() += leased;
+            *sum.share_cores.entry(class.key.share).or_default() += leased * u64::from(class.key.cores);
+            *sum.user_leased.entry(class.key.owner.to_string()).or_default() += leased;
+        }
+    }
+    sum
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -64,7 +64,7 @@ impl SessionKeys {
     /// told; 0: none yet.
     ///
     /// # Errors
-    /// [`KeyMissing`] if this node has not got the key yet.
+    /// `KeyMissing` if this node has not got the key yet.
     pub fn number(&self, user: &str, session: u64, used: SessionKey) -> Result<(u64, SessionKey), KeyMissing> {
         let (newest, in_use) = self.keys.last_key_value().expect("there is a key");
         let (number, key) = match self.keys.get_key_value(&used) {
