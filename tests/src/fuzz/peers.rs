@@ -16,7 +16,7 @@ use moso_queue::meta::MetaCommand;
 use std::sync::{Arc, LazyLock};
 
 /// Kinds of bodies, by the first byte of an input.
-const BODIES: [&str; 11] = [
+const BODIES: [&str; 12] = [
     "lease",
     "heartbeat",
     "heartbeat_answer",
@@ -28,6 +28,7 @@ const BODIES: [&str; 11] = [
     "query",
     "meta_query",
     "hint",
+    "rightful_targets",
 ];
 /// Shards of the directory that hints come to.
 const SHARDS: u16 = 4;
@@ -89,7 +90,7 @@ pub(super) fn call(data: &[u8]) {
             assert_eq!(again.bytes, Some(bytes), "{what} is written in two ways");
         }
         // As the handler does before it proposes what another node sent.
-        None if kind == 11 => drop(result(Command::decode(Bytes::copy_from_slice(body)))),
+        None if usize::from(kind) == BODIES.len() => drop(result(Command::decode(Bytes::copy_from_slice(body)))),
         None => drop(result(MetaCommand::decode(body))),
     }
 }
