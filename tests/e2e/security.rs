@@ -207,6 +207,46 @@ async fn old_versions_of_tls_and_other_protocols_are_refused() {
     }
 }
 
+/// A pilot's calls: it takes a job of its queue, others neither take nor report it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pilots_of_panda_show_who_they_are() {
+    let cluster = secure().await;
+    let operator = user(&cluster, "root", &[], &["operator"]).await;
+    operator.put_object(kind::QUEUE, "SITE", &Queue::default(), None).await.unwrap();
+    let ca = cluster.nodes.credentials().unwrap().ca.clone();
+    let fronts = cluster.nodes.panda_addrs();
+    let call = async |node: usize, path: &str, json: &str, who: Option<&str>| {
+        raw::post(&ca, &fronts[node], &format!("/api/v1/{path}"), json, who).await
+    };
+    assert!(raw::https(&ca, &fronts[0], "/api/v1/system/is_alive", None).await.contains("\"success\":true"));
+    let wanted = r#"{"site_name": "SITE", "prod_source_label": "user"}"#;
+    assert!(call(0, "pilot/acquire_jobs", wanted, None).await.contains("say who you are"));
+    let anna = token(&cluster, "anna", &[], &["submitter"]);
+    let task = r#"{"task_parameters": {"taskName": "user.anna.t/", "site": "SITE", "noInput": true, "nEvents": 1,
+        "nEventsPerJob": 1, "prodSourceLabel": "user", "jobParameters": []}}"#;
+    let submitted = eventually("the front is open", async || {
+        let answer = call(0, "task/submit", task, Some(&anna)).await;
+        answer.contains("jediTaskID=").then_some(answer)
+    });
+    submitted.await;
+    let [pilot, spy] = ["SITE", "OTHER"].map(|queue| token(&cluster, queue, &[], &[&format!("worker:{queue}")]));
+    for other in [&spy, &anna] {
+        assert!(call(1, "pilot/acquire_jobs", wanted, Some(other)).await.contains("\"success\":false"));
+    }
+    let job = eventually("the pilot gets the job", async || {
+        let answer: serde_json::Value =
+            serde_json::from_str(&call(1, "pilot/acquire_jobs", wanted, Some(&pilot)).await).unwrap();
+        answer["data"]["jobs"][0]["PandaID"].as_u64()
+    })
+    .await;
+    let update = |state: &str| format!(r#"{{"job_id": {job}, "job_status": "{state}", "attempt_nr": 1}}"#);
+    assert!(call(2, "pilot/update_job", &update("failed"), Some(&spy)).await.contains("tobekilled"));
+    assert!(call(2, "pilot/update_job", &update("failed"), Some(&anna)).await.contains("\"success\":false"));
+    assert!(call(2, "pilot/update_job", &update("finished"), Some(&pilot)).await.contains("\"success\":true"));
+    let ended = operator.job(job).await.unwrap();
+    assert_eq!((ended.state.as_str(), ended.owner.as_str(), ended.attempt), ("finished", "anna", 1));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_keep_to_what_is_theirs() {
     let cluster = secure().await;

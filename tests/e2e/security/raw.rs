@@ -45,9 +45,23 @@ pub async fn certificate(ca: &Path, address: &str) -> Vec<u8> {
 
 /// The answer to GET, head and all.
 pub async fn https(ca: &Path, address: &str, path: &str, token: Option<&str>) -> String {
+    ask(ca, address, &format!("GET {path}"), "", token).await
+}
+
+/// The body of the answer to POST of JSON.
+pub async fn post(ca: &Path, address: &str, path: &str, json: &str, token: Option<&str>) -> String {
+    let answer = ask(ca, address, &format!("POST {path}"), json, token).await;
+    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or(answer)
+}
+
+async fn ask(ca: &Path, address: &str, what: &str, json: &str, token: Option<&str>) -> String {
     let mut stream = connect(config(ca, b"http/1.1"), address).await.unwrap();
     let bearer = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n{bearer}connection: close\r\n\r\n");
+    let body = match json.len() {
+        0 => String::new(),
+        bytes => format!("content-type: application/json\r\ncontent-length: {bytes}\r\n"),
+    };
+    let request = format!("{what} HTTP/1.1\r\nhost: {address}\r\n{bearer}{body}connection: close\r\n\r\n{json}");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     // Not every server says goodbye as TLS has it.
