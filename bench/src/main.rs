@@ -40,6 +40,7 @@ use moso_bench::{swf, workload};
 use outcome::Outcome;
 use std::process::ExitCode;
 use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// What is logged unless asked otherwise. The client of RabbitMQ calls a question for a queue that is not there an error.
@@ -78,19 +79,19 @@ fn execute_on_cluster(cli: &Cli) -> Result<bool> {
         return runtime.block_on(peer::command(&cli.common, asked));
     }
     if let Command::Growth(asked) = &cli.command {
-        return runtime.block_on(growth::command(&cli.common, asked));
+        return runtime.block_on(until_told(growth::command(&cli.common, asked)));
     }
     if let Command::Upkeep(asked) = &cli.command {
-        return runtime.block_on(upkeep::command(&cli.common, asked));
+        return runtime.block_on(until_told(upkeep::command(&cli.common, asked)));
     }
     if let Command::Panda(asked) = &cli.command {
-        return runtime.block_on(panda::command(&cli.common, asked));
+        return runtime.block_on(until_told(panda::command(&cli.common, asked)));
     }
     if let Command::Chaos(asked) = &cli.command {
         return runtime.block_on(chaos::command(&cli.common, asked));
     }
     if let Command::Overload(asked) = &cli.command {
-        return runtime.block_on(overload::command(&cli.common, asked));
+        return runtime.block_on(until_told(overload::command(&cli.common, asked)));
     }
     runtime.block_on(async {
         let prepared = Prepared::new(cli)?;
@@ -105,14 +106,35 @@ fn execute_on_cluster(cli: &Cli) -> Result<bool> {
         };
         let ok = tokio::select! {
             ok = done => ok,
-            signal = tokio::signal::ctrl_c() => {
-                Err(signal.err().map_or(anyhow::anyhow!("interrupted"), Into::into))
-            }
+            why = told_to_end() => Err(why),
         };
         let closed = target.close(cli.common.keep && ok.is_ok()).await;
         let ok = ok?;
         closed.map(|()| ok)
     })
+}
+
+/// Runs a command until it is done, or is told to end: then what it started ends with it.
+async fn until_told(command: impl Future<Output = Result<bool>>) -> Result<bool> {
+    tokio::select! {
+        done = command => done,
+        why = told_to_end() => Err(why),
+    }
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn told_to_end() -> anyhow::Error {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(error) => return error.into(),
+        }
+        anyhow::anyhow!("told to end")
+    };
+    tokio::select! {
+        signal = tokio::signal::ctrl_c() => signal.err().map_or(anyhow::anyhow!("interrupted"), Into::into),
+        why = terminated => why,
+    }
 }
 
 /// A command with what it needs before a cluster is started.
