@@ -46,15 +46,10 @@ pub async fn command(common: &Common, asked: &Upkeep) -> Result<bool> {
     ensure!(common.connect.is_empty(), "upkeep starts its own cluster; --connect does not go with it");
     let (nodes, shards) = common.size()?;
     ensure!(nodes >= 3, "a node can be spared only of three or more");
-    let folder = match &common.data {
-        Some(folder) => folder.clone(),
-        None => tempfile::Builder::new().prefix("moso-upkeep-").tempdir().context("temporary folder")?.keep(),
-    };
-    let done = run(common, asked, &folder, (nodes, shards)).await;
-    if common.data.is_none() {
-        std::fs::remove_dir_all(&folder).with_context(|| format!("{} cannot be removed", folder.display()))?;
-    }
-    let report = done?;
+    // Goes with this call, also if that is given up.
+    let temporary = tempfile::Builder::new().prefix("moso-upkeep-").tempdir().context("temporary folder")?;
+    let folder = common.data.as_deref().unwrap_or(temporary.path());
+    let report = run(common, asked, folder, (nodes, shards)).await?;
     print!("{}", report.text());
     if let Some(path) = &common.json {
         let json = serde_json::to_string_pretty(&report)?;
