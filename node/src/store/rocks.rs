@@ -39,6 +39,7 @@ pub struct SharedRocks {
     database: Options,
     scanned: Options,
     looked_up: Options,
+    filed: Options,
     memtables: WriteBufferManager,
 }
 
@@ -65,7 +66,8 @@ impl SharedRocks {
         // Records are written and deleted within minutes; a scan at start should not walk over the dead.
         scanned.add_compact_on_deletion_collector_factory(4_096, 2_048, 0.5);
         let looked_up = table_options(options, &cache, true);
-        Ok(SharedRocks { database, scanned, looked_up, memtables })
+        let filed = filed_options(options, &cache);
+        Ok(SharedRocks { database, scanned, looked_up, filed, memtables })
     }
 
     /// Bytes of memtables of all state stores.
@@ -82,10 +84,27 @@ impl SharedRocks {
         ColumnFamilyDescriptor::new(name, self.scanned.clone())
     }
 
+    /// A column family of records that are filed by day, and read by key.
+    pub(super) fn filed(&self, name: &str) -> ColumnFamilyDescriptor {
+        ColumnFamilyDescriptor::new(name, self.filed.clone())
+    }
+
     /// A column family that is read by key.
     pub(super) fn looked_up(&self, name: &str) -> ColumnFamilyDescriptor {
         ColumnFamilyDescriptor::new(name, self.looked_up.clone())
     }
+}
+
+/// What is filed by day and number comes nearly in the order of its keys: a merge of new tables takes in the last one
+/// written before, and of each day the ended tasks, which lie behind its jobs. So tables and the first level are small,
+/// and merges are few.
+fn filed_options(shared: &SharedOptions, cache: &Cache) -> Options {
+    let mut options = table_options(shared, cache, true);
+    options.set_level_zero_file_num_compaction_trigger(12);
+    options.set_target_file_size_base(8 * MIB as u64);
+    options.set_target_file_size_multiplier(2);
+    options.set_max_bytes_for_level_base(64 * MIB as u64);
+    options
 }
 
 /// Options of every instance.

@@ -36,7 +36,7 @@ pub const STATE_FORMAT: u32 = 1;
 /// All column families, also the one that RocksDB insists on.
 fn families(shared: &SharedRocks) -> Vec<ColumnFamilyDescriptor> {
     let (hot, unused) = (shared.scanned(HOT), shared.scanned(rocksdb::DEFAULT_COLUMN_FAMILY_NAME));
-    vec![hot, unused, shared.looked_up(BODY), shared.looked_up(HIST), shared.looked_up(ARCH)]
+    vec![hot, unused, shared.looked_up(BODY), shared.filed(HIST), shared.filed(ARCH)]
 }
 
 /// Up to where the log is applied.
@@ -66,6 +66,8 @@ struct Known {
     /// Submissions below it are deleted already. Each deletion begins where the last ended: nested range tombstones
     /// cost RocksDB the square of their number.
     dedup_below: [u8; 16],
+    /// Nothing filed before this day was left when it was last looked for.
+    dropped_before: u16,
 }
 
 impl StateStore {

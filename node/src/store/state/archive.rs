@@ -114,25 +114,44 @@ impl StateStore {
     }
 
     /// Drops ended jobs, ended tasks and rows of the status log filed before `day`. Not replicated: each node does so by
-    /// itself, and again if a crash brought some back.
+    /// itself, and again if a crash brought some back. Nothing is written where nothing is to be dropped: a deletion makes
+    /// its table reach back to the first key, and be merged with all that lies between.
     ///
     /// # Errors
     /// `NoSpace`: to be tried again; `Fatal`.
     pub fn drop_ended_before(&self, day: u16) -> Result<()> {
+        if day <= self.known().dropped_before {
+            return Ok(());
+        }
         let (first, end) = ([0; 2], day.to_be_bytes());
         let mut writes = WriteBatch::default();
         for name in [HIST, ARCH] {
+            if self.end_days(name)?.is_none_or(|(first, _)| first >= day) {
+                continue;
+            }
             let family = self.family(name);
             self.db
                 .delete_file_in_range_cf(family, first, end)
                 .map_err(|error| write_error(self.shard, "dropping archived days", error))?;
             writes.delete_range_cf(family, first, end);
         }
-        self.write(writes)
+        if !writes.is_empty() {
+            self.write(writes)?;
+        }
+        self.known().dropped_before = day;
+        Ok(())
     }
 
     /// The part of `days` between the first and the last day that `family` holds.
     pub(super) fn stored_days(&self, family: &str, days: RangeInclusive<u16>) -> Result<RangeInclusive<u16>> {
+        Ok(match self.end_days(family)? {
+            Some((first, last)) => first.max(*days.start())..=last.min(*days.end()),
+            None => RangeInclusive::new(1, 0),
+        })
+    }
+
+    /// The first and the last day that `family` holds; `None`: it is empty.
+    fn end_days(&self, family: &str) -> Result<Option<(u16, u16)>> {
         let mut iter = self.db.raw_iterator_cf(self.family(family));
         let day = |key: Option<&[u8]>| key.and_then(|key| Some(u16::from_be_bytes(*key.first_chunk()?)));
         iter.seek_to_first();
@@ -140,9 +159,6 @@ impl StateStore {
         iter.seek_to_last();
         let last = day(iter.key());
         iter.status().map_err(|error| self.read_error("archive", 0, error))?;
-        Ok(match first.zip(last) {
-            Some((first, last)) => first.max(*days.start())..=last.min(*days.end()),
-            None => RangeInclusive::new(1, 0),
-        })
+        Ok(first.zip(last))
     }
 }

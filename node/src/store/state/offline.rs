@@ -17,7 +17,7 @@ impl StateStore {
     pub fn open_read_only(dir: &Path, shard: u16, shared: &SharedRocks) -> Result<StateStore> {
         let db = DB::open_cf_descriptors_read_only(shared.database(), dir, families(shared), false)
             .map_err(|error| open_error(dir, shard, error))?;
-        let known = Mutex::new(Known { applied: None, dedup_below: [0; 16] });
+        let known = Mutex::new(Known::default());
         let store = StateStore { db, dir: dir.to_owned(), shard, known };
         let applied = store.read_applied(&ReadOptions::default())?;
         if let Some(applied) = applied {

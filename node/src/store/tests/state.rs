@@ -290,6 +290,36 @@ fn the_archive_is_read_by_day_and_dropped_by_day() {
 }
 
 #[test]
+fn where_no_day_is_to_be_dropped_nothing_is_written() {
+    let (dir, shared) = (tempfile::tempdir().unwrap(), shared());
+    let store = open(dir.path(), &shared);
+    for (index, day) in [(1, 103u16), (2, 104), (3, 105)] {
+        let mut batch = store.writer();
+        batch.put_ended_job(day, index, b"job");
+        batch.put_history(day, index, index, 0, b"row");
+        store.commit(batch, at(index), (index == 1).then(|| conf(&[1])).as_ref()).unwrap();
+        store.drop_ended_before(103).unwrap();
+        store.flush().unwrap();
+    }
+    drop(store);
+    // A deletion would make its table begin at the first key.
+    let first_days = || {
+        let names = ["default", "hot", "body", "hist", "arch"];
+        let db = rocksdb::DB::open_cf(&rocksdb::Options::default(), dir.path(), names).unwrap();
+        let mut files = db.live_files().unwrap();
+        files.retain(|file| ["hist", "arch"].contains(&file.column_family_name.as_str()));
+        files.iter().map(|file| file.start_key.as_ref().map(|key| [key[0], key[1]])).collect::<Vec<_>>()
+    };
+    let days = first_days();
+    assert!(!days.is_empty() && days.iter().all(|day| *day >= Some(103u16.to_be_bytes())), "{days:?}");
+    let store = open(dir.path(), &shared);
+    store.drop_ended_before(105).unwrap();
+    assert_eq!(store.scan_ended_jobs(None, 10).unwrap().iter().map(|job| job.day).collect::<Vec<_>>(), [105]);
+    store.drop_ended_before(106).unwrap();
+    assert!(store.scan_ended_jobs(None, 10).unwrap().is_empty());
+}
+
+#[test]
 fn a_newer_format_and_damage_are_refused() {
     let (dir, shared) = (tempfile::tempdir().unwrap(), shared());
     let edit = |key: &[u8], value: Option<&[u8]>| {
