@@ -2,7 +2,7 @@
 
 mod sizes;
 
-pub use sizes::{Axis, Growth, Upkeep};
+pub use sizes::{Axis, Growth, Soak, Upkeep};
 
 use crate::chaos::FaultKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -100,6 +100,8 @@ pub enum Command {
     Growth(Growth),
     /// What an operator does to a cluster that holds many jobs, how long it takes, and what its users feel
     Upkeep(Upkeep),
+    /// The same load for an hour: memory, disk and latency must stay where they are
+    Soak(Soak),
     /// Many times the load that a cluster carries, while workers hold jobs: none may be lost
     Overload(Overload),
     /// Compute how a cluster of any size behaves; needs no cluster
@@ -290,6 +292,9 @@ pub struct Running {
     /// Jobs that pass through another queue while the others are held
     #[arg(long, default_value_t = 50_000)]
     pub through: u32,
+    /// Then kill the node that leads most shards, and all nodes at once, and see when the leases are live again
+    #[arg(long)]
+    pub failover: bool,
 }
 
 #[derive(Clone, Debug, Args)]

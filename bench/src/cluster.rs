@@ -142,6 +142,18 @@ impl Target {
         self.kills.load(Relaxed)
     }
 
+    /// Kills these nodes (SIGKILL), at once.
+    ///
+    /// # Errors
+    /// When the cluster was not started here, or a node does not run.
+    pub async fn kill(&self, nodes: &[u32]) -> Result<()> {
+        let own = self.own.as_ref().context("only a cluster that was started here can lose nodes")?;
+        let mut cluster = own.lock().await;
+        nodes.iter().try_for_each(|&node| cluster.kill(node)).context("local cluster")?;
+        self.kills.fetch_add(nodes.len() as u64, Relaxed);
+        Ok(())
+    }
+
     /// Starts the nodes that are down and waits until all are ready.
     ///
     /// # Errors

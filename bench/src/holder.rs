@@ -3,6 +3,7 @@
 
 use crate::books::Ending;
 use crate::mark::Mark;
+use crate::roll_call::{Roll, RollCall};
 use crate::run::Run;
 use crate::station::{Held, RUNNING, Station, lease_request};
 use anyhow::Result;
@@ -15,6 +16,8 @@ use tokio::sync::watch;
 
 /// Ends are looked for this often at most, so that those close together share a frame, µs.
 const TICK_US: u64 = 2_000;
+/// How often an unfinished roll call is looked at, µs.
+const ROLL_TICK_US: u64 = 20_000;
 /// Longest sleep, µs.
 const SLEEP_US: u64 = 1_000_000;
 /// Reports of one turn.
@@ -46,6 +49,8 @@ pub struct Plan {
     pub fate: Fate,
     /// Becomes true when everything is to end at once.
     pub release: watch::Receiver<bool>,
+    /// Leases are confirmed once more when it says so.
+    pub roll_call: Option<RollCall>,
 }
 
 struct Slot {
@@ -117,6 +122,7 @@ struct Holder {
     beat_interval_us: u64,
     beats_open: usize,
     request_at_us: u64,
+    roll: Roll,
 }
 
 /// Leases and holds jobs until the run stops.
@@ -136,7 +142,9 @@ pub async fn hold(run: Arc<Run>, index: usize, plan: Plan) -> Result<()> {
         next_beat_us: 0,
         beats_open: 0,
         request_at_us: 0,
+        roll: Roll::default(),
     };
+    let mut calls = holder.plan.roll_call.clone();
     loop {
         holder.speak().await?;
         let wake = run.moment(holder.wake_us());
@@ -147,6 +155,10 @@ pub async fn hold(run: Arc<Run>, index: usize, plan: Plan) -> Result<()> {
             () = tokio::time::sleep_until(wake) => None,
             _ = release.wait_for(|now| *now), if !released => {
                 holder.released = true;
+                None
+            }
+            () = crate::roll_call::next(&mut calls) => {
+                holder.roll.call(holder.jobs.slots.iter().map(|slot| (slot.held.job_id, slot.held.attempt)));
                 None
             }
             () = run.stopped() => break,
@@ -170,7 +182,9 @@ impl Holder {
             let held = self.jobs.slots.iter().map(|slot| (slot.held.job_id, slot.held.attempt));
             let complete = self.station.complete_beat(held, now_us);
             self.beats_open += usize::from(complete.is_some());
-            let heartbeat = complete.or_else(|| self.due_beat(now_us));
+            let rolled = complete.is_none().then(|| self.roll.beat(now_us)).flatten();
+            let asks_roll = rolled.is_some();
+            let heartbeat = complete.or(rolled).or_else(|| self.due_beat(now_us));
             let more = results.len() == RESULTS_MAX || heartbeat.is_some();
             let request = self.wants_lease(now_us).then(|| {
                 let request = lease_request(&self.plan.queues, self.plan.max_jobs);
@@ -180,6 +194,9 @@ impl Holder {
             });
             if !results.is_empty() || heartbeat.is_some() || request.is_some() {
                 self.station.turn(results, heartbeat, request).await?;
+            }
+            if asks_roll {
+                self.roll.sent(self.station.heartbeat_seq());
             }
             if !more {
                 return Ok(());
@@ -242,8 +259,11 @@ impl Holder {
 
     fn take(&mut self, event: crate::station::Event) {
         let now_us = self.run.now_us();
-        if event.beat_answered {
+        if let Some((seq, unknown)) = event.beat {
             self.beats_open = self.beats_open.saturating_sub(1);
+            if let (true, Some(call)) = (self.roll.answered(seq, &unknown), &self.plan.roll_call) {
+                call.done();
+            }
         }
         if event.reconnected {
             // The new stream's node has heard nothing yet.
@@ -285,6 +305,9 @@ impl Holder {
         let mut wake_us = self.jobs.next_end_us().max(now_us + TICK_US);
         if !self.jobs.slots.is_empty() && !self.plan.flood {
             wake_us = wake_us.min(self.next_beat_us.max(now_us + TICK_US));
+        }
+        if self.roll.is_open() {
+            wake_us = wake_us.min(now_us + ROLL_TICK_US);
         }
         wake_us.min(now_us + SLEEP_US)
     }

@@ -54,8 +54,12 @@ pub async fn command(common: &Common, asked: &Latency, target: &Target) -> Resul
     conclude(run, monitor, report, &queues).await
 }
 
-/// One of the streams on which submissions leave. When all are busy a submission leaves late, and its latency says so.
-async fn submit_when_due(run: Arc<Run>, load: Arc<Load>, begin_us: u64, rate: f64) -> Result<()> {
+/// One of the streams on which submissions leave, `rate` of them a second. When all are busy a submission leaves late, and
+/// its latency says so.
+///
+/// # Errors
+/// As [`Run::submit`].
+pub async fn submit_when_due(run: Arc<Run>, load: Arc<Load>, begin_us: u64, rate: f64) -> Result<()> {
     while let Some(batch) = load.take() {
         let intended_us = begin_us + due_us(batch, rate);
         tokio::select! {

@@ -11,7 +11,7 @@ use moso_client::Submission;
 use moso_client::v1::{JobSpec, TaskSpec};
 use moso_proto::object::{Queue, kind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// What closed loops submit.
 pub struct Load {
@@ -24,12 +24,13 @@ pub struct Load {
     /// Makes the bodies.
     pub bodies: Bodies,
     next: AtomicU32,
+    ahead_ms: AtomicU64,
 }
 
 impl Load {
     /// So many jobs in tasks of `batch`.
     pub fn new(queues: Vec<String>, jobs: u32, batch: u32, bodies: Bodies) -> Arc<Load> {
-        Arc::new(Load { queues, jobs, batch, bodies, next: AtomicU32::new(0) })
+        Arc::new(Load { queues, jobs, batch, bodies, next: AtomicU32::new(0), ahead_ms: AtomicU64::new(0) })
     }
 
     /// Number of tasks.
@@ -53,6 +54,13 @@ impl Load {
         let jobs = bodies.into_iter().map(|body| JobSpec { body, ..JobSpec::default() });
         let queue = &self.queues[self.queue_of(batch)];
         let submission = Submission::new(task(queue)).jobs(jobs.collect());
+        let submission = match self.ahead_ms.load(Relaxed) {
+            0 => submission,
+            ahead_ms => {
+                let id = later(submission.id(), ahead_ms);
+                submission.with_id(id)
+            }
+        };
         run.submit(submission, count, intended_us).await
     }
 
@@ -62,10 +70,24 @@ impl Load {
         self.bodies.make(Mark { run, record: batch, intended_us }, count)
     }
 
+    /// The nodes' clocks are so far ahead, ms: submissions are picked by their time.
+    pub fn set_ahead(&self, ms: u64) {
+        self.ahead_ms.store(ms, Relaxed);
+    }
+
     /// Where a batch goes, as an index of `queues`.
     pub fn queue_of(&self, batch: u32) -> usize {
         batch as usize % self.queues.len()
     }
+}
+
+/// The id of a submission that was picked so much later: its first six bytes are Unix time in ms, big endian.
+fn later(mut id: [u8; 16], ms: u64) -> [u8; 16] {
+    let mut time = [0; 8];
+    time[2..].copy_from_slice(&id[..6]);
+    let time = u64::from_be_bytes(time).wrapping_add(ms).to_be_bytes();
+    id[..6].copy_from_slice(&time[2..]);
+    id
 }
 
 /// What all tasks of the generator have in common.

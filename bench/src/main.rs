@@ -8,8 +8,10 @@ mod check;
 mod cluster;
 #[cfg(test)]
 mod end_to_end;
+mod failover;
 #[cfg(test)]
 mod fake;
+mod flow;
 mod growth;
 mod histogram;
 mod holder;
@@ -26,9 +28,11 @@ mod peer;
 mod picture;
 mod replay;
 mod report;
+mod roll_call;
 mod run;
 mod running;
 mod scale;
+mod soak;
 mod station;
 mod upkeep;
 
@@ -83,6 +87,9 @@ fn execute_on_cluster(cli: &Cli) -> Result<bool> {
     }
     if let Command::Upkeep(asked) = &cli.command {
         return runtime.block_on(until_told(upkeep::command(&cli.common, asked)));
+    }
+    if let Command::Soak(asked) = &cli.command {
+        return runtime.block_on(until_told(soak::command(&cli.common, asked)));
     }
     if let Command::Panda(asked) = &cli.command {
         return runtime.block_on(until_told(panda::command(&cli.common, asked)));
@@ -169,6 +176,7 @@ impl Prepared {
                 | Command::Chaos(_)
                 | Command::Growth(_)
                 | Command::Upkeep(_)
+                | Command::Soak(_)
                 | Command::Overload(_)
                 | Command::Panda(_),
                 _,
@@ -207,6 +215,7 @@ impl Prepared {
             (Command::Chaos(_), _) => "chaos".to_owned(),
             (Command::Growth(_), _) => "growth".to_owned(),
             (Command::Upkeep(_), _) => "upkeep".to_owned(),
+            (Command::Soak(_), _) => "soak".to_owned(),
             (Command::Overload(_), _) => "overload".to_owned(),
             (Command::Panda(_), _) => "panda".to_owned(),
         }

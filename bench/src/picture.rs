@@ -5,6 +5,7 @@ use plotters::prelude::*;
 use std::path::Path;
 
 const SIZE: (u32, u32) = (960, 480);
+const TALL: (u32, u32) = (960, 840);
 const QUEUED: RGBColor = RGBColor(0xd9, 0x8a, 0x1f);
 const RUNNING: RGBColor = RGBColor(0x2a, 0x6f, 0xb5);
 const ENDED: RGBColor = RGBColor(0x3a, 0x8f, 0x4d);
@@ -144,6 +145,53 @@ fn plot_growth(area: &Area<'_>, size: &str, points: &[Point]) -> PlotResult {
         .label("jobs a second (right)")
         .legend(|(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], ENDED.filled()));
     chart.configure_series_labels().position(SeriesLabelPosition::LowerLeft).background_style(WHITE.mix(0.8)).draw()?;
+    area.present()?;
+    Ok(())
+}
+
+/// How a figure changed over time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Course {
+    /// What it is, with its unit.
+    pub name: &'static str,
+    /// Minutes, and the figure.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Draws each course in a panel of its own, one under the other, from zero.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_courses(path: &Path, title: &str, courses: &[Course]) -> Result<()> {
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, TALL).into_drawing_area();
+        plot_courses(&area, title, courses).map_err(|e| anyhow!("the picture cannot be drawn: {e}"))?;
+    }
+    std::fs::write(path, svg).with_context(|| format!("{} cannot be written", path.display()))
+}
+
+fn plot_courses(area: &Area<'_>, title: &str, courses: &[Course]) -> PlotResult {
+    area.fill(&WHITE)?;
+    let panels = area.titled(title, ("sans-serif", 18))?.split_evenly((courses.len().max(1), 1));
+    for (panel, course) in panels.iter().zip(courses) {
+        let end = course.points.last().map_or(1.0, |point| point.0.max(0.001));
+        let most = course.points.iter().map(|point| point.1).fold(1e-3, f64::max) * 1.15;
+        let mut chart = ChartBuilder::on(panel)
+            .margin(8)
+            .x_label_area_size(24)
+            .y_label_area_size(70)
+            .build_cartesian_2d(0.0..end, 0.0..most)?;
+        chart
+            .configure_mesh()
+            .light_line_style(WHITE)
+            .y_labels(4)
+            .y_desc(course.name)
+            .x_label_formatter(&|minutes| format!("{minutes:.0} min"))
+            .y_label_formatter(&|value| count(*value))
+            .draw()?;
+        chart.draw_series(LineSeries::new(course.points.iter().copied(), RUNNING.stroke_width(2)))?;
+    }
     area.present()?;
     Ok(())
 }

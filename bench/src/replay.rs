@@ -98,6 +98,7 @@ fn start(common: &Common, asked: &Replay, run: &Arc<Run>, workload: &Arc<Workloa
             wanted: None,
             fate: fate(workload.clone(), asked.speedup),
             release: released.clone(),
+            roll_call: None,
         };
         run.spawn(hold(run.clone(), index, plan));
     }

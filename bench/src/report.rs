@@ -71,9 +71,29 @@ pub struct Report {
     /// Nodes killed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kills: Option<u64>,
+    /// What came of nodes that were killed while jobs were held.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failovers: Vec<Failover>,
     /// Ends by site: name, finished, failed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sites: Vec<(String, u64, u64)>,
+}
+
+/// Nodes killed while jobs were held; times in s, from the kill.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Failover {
+    /// Which.
+    pub killed: String,
+    /// Longest time without a lease of a job that was submitted meanwhile, of any shard.
+    pub no_lease_any_s: f64,
+    /// The same of the shard where it was longest.
+    pub no_lease_worst_s: f64,
+    /// Until every held job's heartbeat had been taken by its leader.
+    pub leases_live_s: f64,
+    /// From the start of the killed nodes until all were ready.
+    pub ready_s: f64,
+    /// Held jobs whose workers were told that they are no longer theirs.
+    pub leases_lost: u64,
 }
 
 /// Rates of the parts of a run, jobs a second.
@@ -264,6 +284,16 @@ impl Report {
         }
         self.server_text(&mut line);
         self.site_text(&mut line);
+        for failover in &self.failovers {
+            let Failover { killed, no_lease_any_s, no_lease_worst_s, leases_live_s, ready_s, leases_lost } = failover;
+            line(
+                killed,
+                format!(
+                    "no lease for {no_lease_any_s:.2} s of any shard, {no_lease_worst_s:.2} s of the worst; all leases \
+                     live after {leases_live_s:.2} s, {leases_lost} lost; ready {ready_s:.2} s after the start"
+                ),
+            );
+        }
         for (state, jobs) in &self.states {
             line(state, format!("{jobs} jobs"));
         }

@@ -1,6 +1,7 @@
 //! What all parts of a run share: the client, the run's clock, its books and its latencies.
 
 use crate::books::{Books, Ending};
+use crate::flow::Flow;
 use crate::histogram::{Latencies, Step};
 use crate::mark::Mark;
 use crate::workload::Workload;
@@ -23,12 +24,15 @@ pub struct Run<C = Client> {
     pub books: Books,
     /// How long each step took.
     pub latencies: Latencies,
+    /// When leases came.
+    pub flow: Flow,
     /// Tells this run's jobs from those left by another.
     pub number: u32,
     /// Ends by site, for a replay.
     sites: Option<Sites>,
     running: AtomicU64,
     running_peak: AtomicU64,
+    leases_lost: AtomicU64,
     /// Task ids and their numbers of jobs.
     tasks: Mutex<Vec<(u64, u32)>>,
     started: Instant,
@@ -56,10 +60,12 @@ impl<C> Run<C> {
             client,
             books: Books::new(),
             latencies: Latencies::new(),
+            flow: Flow::new(),
             number: rand::random(),
             sites,
             running: AtomicU64::new(0),
             running_peak: AtomicU64::new(0),
+            leases_lost: AtomicU64::new(0),
             tasks: Mutex::new(Vec::new()),
             started: Instant::now(),
             stop: watch::Sender::new(false),
@@ -126,6 +132,16 @@ impl<C> Run<C> {
     /// Most jobs that workers held at once.
     pub fn running_peak(&self) -> u64 {
         self.running_peak.load(Relaxed)
+    }
+
+    /// A worker was told that so many jobs are no longer his.
+    pub fn lose(&self, jobs: u64) {
+        self.leases_lost.fetch_add(jobs, Relaxed);
+    }
+
+    /// Jobs of which workers were told so.
+    pub fn leases_lost(&self) -> u64 {
+        self.leases_lost.load(Relaxed)
     }
 
     /// Tasks acknowledged so far, with their numbers of jobs.

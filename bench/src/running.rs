@@ -3,6 +3,7 @@
 use crate::args::{Common, Running};
 use crate::books::Ending;
 use crate::cluster::Target;
+use crate::failover;
 use crate::holder::{Plan, hold};
 use crate::lifecycle::rate;
 use crate::load::{Load, finish_all, make_queues, queue_names, submit_all};
@@ -10,8 +11,9 @@ use crate::mark::Bodies;
 use crate::monitor::Monitor;
 use crate::outcome::{Outcome, conclude};
 use crate::report::Report;
+use crate::roll_call::RollCall;
 use crate::run::Run;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use moso_proto::object::Queue;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -40,6 +42,7 @@ fn queue_for(heartbeat: Duration) -> Queue {
 /// # Errors
 /// When the cluster refuses or does not answer.
 pub async fn command(common: &Common, asked: &Running, target: &Target) -> Result<Outcome> {
+    ensure!(target.is_own() || !asked.failover, "--failover needs a cluster that is started here, not --connect");
     let (held, through) = (u64::from(asked.jobs), u64::from(asked.through));
     let jobs = held + through;
     let queues = queue_names("bench-held", asked.queues);
@@ -53,10 +56,26 @@ pub async fn command(common: &Common, asked: &Running, target: &Target) -> Resul
     report.body_bytes = Some(asked.body);
 
     let (release, released) = watch::channel(false);
-    let stage = Stage { common, asked, run: &run, monitor: &monitor, idle_cores: idle_cores(common, &monitor).await };
+    let (call, called) = watch::channel(0);
+    let stage = Stage {
+        common,
+        asked,
+        run: &run,
+        monitor: &monitor,
+        idle_cores: idle_cores(common, &monitor).await,
+        roll_call: RollCall::new(called),
+    };
     let good = stage.fill(&queues, released, &mut report).await;
     if good {
         stage.watch(&passing, &mut report).await;
+    }
+    let mut all: Vec<String> = queues.into_iter().chain(passing).collect();
+    let mut jobs = jobs;
+    if good && asked.failover {
+        let probes = failover::Failing::start(common, &run, target, (call, stage.roll_call.clone())).await?;
+        all.push(probes.queue().to_owned());
+        jobs += probes.run(asked.workers, &mut report, |line| monitor.say(line)).await?;
+        report.jobs = jobs;
     }
     release.send_replace(true);
     let drain = Instant::now();
@@ -64,7 +83,6 @@ pub async fn command(common: &Common, asked: &Running, target: &Target) -> Resul
     if run.wait_until(common.patience, ended).await {
         report.phases.drain_per_s = Some(rate(held, drain));
     }
-    let all: Vec<String> = queues.into_iter().chain(passing).collect();
     let mut outcome = conclude(run, monitor, report, &all).await?;
     // Over a run that mostly waits these say nothing.
     outcome.report.jobs_per_s = None;
@@ -79,6 +97,7 @@ struct Stage<'a> {
     monitor: &'a Monitor,
     /// Cores that the nodes use with nothing to do.
     idle_cores: f64,
+    roll_call: RollCall,
 }
 
 async fn idle_cores(common: &Common, monitor: &Monitor) -> f64 {
@@ -171,6 +190,7 @@ impl Stage<'_> {
             wanted: Some(Arc::new(AtomicI64::new(self.asked.jobs.into()))),
             fate: Arc::new(|_| (FOREVER_US, Ending::Finished)),
             release,
+            roll_call: Some(self.roll_call.clone()),
         }
     }
 }

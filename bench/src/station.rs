@@ -7,6 +7,7 @@ use crate::run::Run;
 use anyhow::{Context, Result, anyhow};
 use moso_client::v1::{ErrorPair, Heartbeat, JobResult, LeaseReply, LeaseRequest, NodeFrame, Outcome, ResultAck};
 use moso_client::{Error, NodeRef, Session, SessionOptions, Turn};
+use moso_proto::JobId;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -52,8 +53,8 @@ pub struct Event {
     pub leases: Option<Vec<Held>>,
     /// Jobs that are no longer this session's.
     pub lost: Vec<u64>,
-    /// A heartbeat was answered.
-    pub beat_answered: bool,
+    /// A heartbeat was answered: its number, and the jobs of which no leader heard.
+    pub beat: Option<(u64, Vec<u64>)>,
     /// The stream is a new one: heartbeats on the way were lost.
     pub reconnected: bool,
 }
@@ -91,6 +92,11 @@ impl Station {
     /// Whether a lease request is open.
     pub fn awaits_lease(&self) -> bool {
         self.session.awaits_lease()
+    }
+
+    /// Number of the latest heartbeat.
+    pub fn heartbeat_seq(&self) -> u64 {
+        self.session.heartbeat_seq()
     }
 
     /// Results sent and not acknowledged.
@@ -161,8 +167,9 @@ impl Station {
             self.take_ack(ack).await?;
         }
         if let Some(reply) = frame.heartbeat {
-            event.beat_answered = true;
+            self.run.lose(reply.lost.len() as u64);
             event.lost = reply.lost;
+            event.beat = Some((reply.seq, reply.unknown));
         }
         if let Some(reply) = frame.lease {
             event.leases = self.take_leases(reply).await?;
@@ -242,6 +249,7 @@ impl Station {
         let now_us = self.run.now_us();
         for job in &held {
             let intended_us = job.mark.intended_us;
+            self.run.flow.came(JobId(job.job_id).shard().map_or(0, |shard| shard.0), now_us);
             self.run.latencies.record(Step::Dispatch, intended_us, now_us, 1);
         }
         self.run.books.leased(held.len() as u64);

@@ -11,7 +11,7 @@ const SHARED_MEMORY: &str = "/dev/shm";
 
 /// Set clocks. Dropping it removes what killed nodes left in shared memory.
 #[derive(Debug)]
-pub(super) struct Clocks {
+pub(crate) struct Clocks {
     library: PathBuf,
     folder: PathBuf,
     pids: Mutex<BTreeSet<u32>>,

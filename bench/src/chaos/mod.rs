@@ -10,7 +10,7 @@
 //! | `gaps`, `report`, `finish` | the end of a run, and what it says |
 
 mod checker;
-mod clock;
+pub(crate) mod clock;
 mod disk;
 mod faults;
 mod finish;
@@ -22,7 +22,7 @@ mod load;
 mod report;
 mod site;
 mod submitter;
-mod tools;
+pub(crate) mod tools;
 mod worker;
 
 pub use kind::FaultKind;

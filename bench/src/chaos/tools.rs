@@ -96,7 +96,7 @@ fn may_trace() -> bool {
     line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|bits| bits & (1 << 19) != 0)
 }
 
-fn faketime() -> Result<PathBuf, String> {
+pub(crate) fn faketime() -> Result<PathBuf, String> {
     if let Some(named) = std::env::var_os(FAKETIME_ENV).map(PathBuf::from) {
         let missing = || format!("{FAKETIME_ENV} names {}, which is no file", named.display());
         return if named.is_file() { Ok(named) } else { Err(missing()) };
