@@ -8,7 +8,7 @@ use crate::mark::Bodies;
 use crate::report::{Failover, Report};
 use crate::roll_call::RollCall;
 use crate::run::Run;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use moso_proto::object::Queue;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -17,8 +17,10 @@ use tokio::sync::watch;
 
 /// Jobs submitted a second, one by one, so that each shard has some to give.
 const PROBES_PER_S: u64 = 300;
-/// Streams on which they leave, and workers that take them.
-const STREAMS: usize = 32;
+/// Streams on which they leave: those for shards without a leader wait, and the others must not wait for them.
+const STREAMS: usize = 2_048;
+/// Workers that take them.
+const WORKERS: usize = 16;
 /// Leases flow so long before a fault.
 const CALM: Duration = Duration::from_secs(3);
 /// A killed node stays down until all is well without it, and this on top.
@@ -77,12 +79,16 @@ impl<'a> Failing<'a> {
     pub async fn run(self, holders: u32, report: &mut Report, say: impl Fn(&str)) -> Result<u64> {
         let load = Load::new(vec![self.queue.clone()], u32::MAX, 1, Bodies::new(self.seed, BODY));
         let begin_us = self.run.now_us();
-        for index in 0..STREAMS {
-            self.run.spawn(probe(self.run.clone(), load.clone(), begin_us, self.stop.clone(), self.sent.clone()));
+        let probes = Arc::new(());
+        for _ in 0..STREAMS {
+            let part = (self.stop.clone(), self.sent.clone(), probes.clone());
+            self.run.spawn(probe(self.run.clone(), load.clone(), begin_us, part));
+        }
+        for index in 0..WORKERS {
             self.run.spawn(finish_all(self.run.clone(), index, vec![self.queue.clone()], 10));
         }
         let view = self.run.client.cluster().await.context("cluster")?;
-        let shards = 1..=view.shards.len() as u16;
+        let shards = 1..=view.shards.iter().map(|shard| shard.shard).max().unwrap_or(0);
         let leads = |node: u32| view.shards.iter().filter(|shard| shard.leader == node).count();
         let leader = view.nodes.iter().map(|node| node.id).max_by_key(|&node| leads(node)).context("no node")?;
         let all: Vec<u32> = view.nodes.iter().map(|node| node.id).collect();
@@ -93,6 +99,8 @@ impl<'a> Failing<'a> {
             report.failovers.push(failover);
         }
         self.stop.store(true, Relaxed);
+        let ended = |_: &Run| Arc::strong_count(&probes) == 1;
+        ensure!(self.run.wait_until(self.patience, ended).await, "the submissions did not end");
         Ok(u64::from(self.sent.load(Relaxed)))
     }
 
@@ -125,7 +133,14 @@ impl<'a> Failing<'a> {
                 break;
             }
             ensure!(!run.is_stopped(), "the load ended");
-            ensure!(began.elapsed() < self.patience, "{killed}: not live again within {:?}", self.patience);
+            if began.elapsed() > self.patience {
+                let waiting = u64::from(holders) - (self.roll_call.through() - through).min(holders.into());
+                let (patience, silent) = (self.patience, run.flow.silence_s(shards, run.now_us()).1);
+                bail!(
+                    "{killed}: not live again within {patience:?}: {waiting} of {holders} workers wait for the word that \
+                     their leases are live, a shard gave no lease for {silent:.1} s"
+                );
+            }
             tokio::time::sleep(LOOK).await;
         }
         let (no_lease_any_s, no_lease_worst_s) = run.flow.silence_s(shards, run.now_us());
@@ -145,13 +160,12 @@ impl<'a> Failing<'a> {
     }
 }
 
-/// Submits a job when it is due, until told to stop.
+/// Submits a job when it is due, until told to stop. It lets go of what it got when it is over.
 async fn probe(
     run: Arc<Run>,
     load: Arc<Load>,
     begin_us: u64,
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicU32>,
+    (stop, sent, _part): (Arc<AtomicBool>, Arc<AtomicU32>, Arc<()>),
 ) -> Result<()> {
     while !stop.load(Relaxed) && !run.is_stopped() {
         let Some(batch) = load.take() else { break };

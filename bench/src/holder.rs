@@ -273,6 +273,7 @@ impl Holder {
         for job in event.lost {
             if self.jobs.remove(job).is_some() {
                 self.run.release(1);
+                self.run.lose();
                 if let Some(wanted) = &self.plan.wanted {
                     wanted.fetch_add(1, Relaxed);
                 }

@@ -134,12 +134,12 @@ impl<C> Run<C> {
         self.running_peak.load(Relaxed)
     }
 
-    /// A worker was told that so many jobs are no longer his.
-    pub fn lose(&self, jobs: u64) {
-        self.leases_lost.fetch_add(jobs, Relaxed);
+    /// A holder was told that a job is no longer his.
+    pub fn lose(&self) {
+        self.leases_lost.fetch_add(1, Relaxed);
     }
 
-    /// Jobs of which workers were told so.
+    /// Jobs of which holders were told so.
     pub fn leases_lost(&self) -> u64 {
         self.leases_lost.load(Relaxed)
     }

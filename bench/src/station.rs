@@ -167,7 +167,6 @@ impl Station {
             self.take_ack(ack).await?;
         }
         if let Some(reply) = frame.heartbeat {
-            self.run.lose(reply.lost.len() as u64);
             event.lost = reply.lost;
             event.beat = Some((reply.seq, reply.unknown));
         }
