@@ -51,8 +51,13 @@ async fn panda_cluster_with(options: LocalOptions) -> Cluster {
     cluster.queue_with(QUEUE, pilots()).await;
     for address in cluster.nodes.panda_addrs() {
         let path = format!("/cache/schedconfig/{QUEUE}.all.json");
-        eventually("every node knows the queue", async || (http::get(&address, &path).await.code == 200).then_some(()))
-            .await;
+        // While some node may be of an older version, as at the start, calls are not served.
+        eventually("every node serves, and knows the queue", async || {
+            let codes =
+                [http::get(&address, "/api/v1/system/is_alive").await.code, http::get(&address, &path).await.code];
+            (codes == [200, 200]).then_some(())
+        })
+        .await;
     }
     cluster
 }
