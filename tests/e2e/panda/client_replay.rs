@@ -155,7 +155,8 @@ impl Client<'_> {
             }
             false => (&found["data"], &recorded["data"]),
         };
-        let last = self.replay.jobs.get(&LAST.to_string()).is_some_and(|id| *id == recorded["jediTaskID"].to_string());
+        let task = recorded["jediTaskID"].to_string();
+        let last = self.replay.jobs.get(&LAST.to_string()) == Some(&task);
         for (key, value) in recorded.as_object().unwrap() {
             let mine = &found[key];
             match key.as_str() {
