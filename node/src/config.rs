@@ -98,6 +98,10 @@ pub struct Config {
     /// IP:port to listen on for PanDA's pilots, clients and Harvester; empty: not served.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub panda: String,
+    /// Time for the body of a request of PanDA's programs to arrive, s.
+    pub panda_body_s: u64,
+    /// How long uploads of PanDA's programs are kept, s; the same on all nodes.
+    pub panda_upload_s: u64,
     /// Of no more use: with TLS a node may listen anywhere, without it only on loopback.
     pub listen_anywhere: bool,
     /// No TLS, and nobody is asked who he is: only on loopback.
@@ -183,6 +187,8 @@ impl Default for Config {
             peer: String::new(),
             http: String::new(),
             panda: String::new(),
+            panda_body_s: 60,
+            panda_upload_s: 7 * 86_400,
             listen_anywhere: false,
             insecure: false,
             tls_ca: PathBuf::new(),

@@ -217,6 +217,11 @@ impl Dispatcher {
         Ok(look)
     }
 
+    /// Whether some shard seems to have work for a queue: without, a request that does not wait gets nothing.
+    pub fn has_work(&self, queue: u32) -> bool {
+        !self.candidates(queue).is_empty()
+    }
+
     /// Shards with work for a queue: led here by their index, elsewhere by hints.
     fn candidates(&self, queue: u32) -> Vec<Candidate> {
         let directory = self.directory();

@@ -139,7 +139,7 @@ impl Ports {
         let api = incoming(listeners.api, config.api_connections, Port::Api);
         let served = vec![
             tokio::spawn(gate::http::serve(http, pages, stop.clone())),
-            tokio::spawn(serve_panda(panda, front(&services, &gate, &stop), stop.clone())),
+            tokio::spawn(serve_panda(panda, front(&services, config, &gate, &stop), stop.clone())),
             tokio::spawn(async move {
                 if let Err(error) = serve_api(api, services, gate, stop).await {
                     tracing::error!(%error, "gRPC is not served any more");
@@ -158,10 +158,11 @@ impl Ports {
     }
 }
 
-fn front(services: &Services, gate: &Arc<Gate>, stop: &watch::Receiver<bool>) -> Arc<Front> {
+fn front(services: &Services, config: &Config, gate: &Arc<Gate>, stop: &watch::Receiver<bool>) -> Arc<Front> {
     let Services { router, dispatcher, guard, sandboxes, clock, .. } = services;
     let jobs = JobsApi::new(router.clone(), guard.clone(), *clock, gate.clone(), stop.clone());
-    Arc::new(Front::new(router.clone(), dispatcher.clone(), jobs, guard.clone(), sandboxes.clone()))
+    let times = panda::limits::Times::of(config);
+    Arc::new(Front::new(router.clone(), dispatcher.clone(), jobs, guard.clone(), sandboxes.clone(), times))
 }
 
 /// Serves PanDA's programs, if they are, and keeps their files in any case: other nodes may serve them.

@@ -6,12 +6,21 @@ mod common;
 
 #[path = "panda/client.rs"]
 mod client;
+#[path = "panda/client_replay.rs"]
+mod client_replay;
+#[path = "panda/files.rs"]
+mod files;
+#[path = "panda/harvester.rs"]
+mod harvester;
 #[path = "panda/http.rs"]
 mod http;
 #[path = "panda/malformed.rs"]
 mod malformed;
 #[path = "panda/pilot.rs"]
 mod pilot;
+#[allow(dead_code)]
+#[path = "security/raw.rs"]
+mod raw;
 #[path = "panda/replay.rs"]
 mod replay;
 #[path = "panda/server.rs"]
@@ -20,6 +29,7 @@ mod server;
 mod transcript;
 
 use common::{Cluster, eventually};
+use moso::LocalOptions;
 use moso_client::proto::object::Queue;
 
 /// The queue of the transcripts.
@@ -32,12 +42,22 @@ fn pilots() -> Queue {
 
 /// Three nodes with a queue of pilots that all of them know.
 async fn panda_cluster() -> Cluster {
-    let cluster = Cluster::start().await;
+    panda_cluster_with(LocalOptions::default()).await
+}
+
+/// As [`panda_cluster`], not as by default.
+async fn panda_cluster_with(options: LocalOptions) -> Cluster {
+    let cluster = Cluster::start_with(options).await;
     cluster.queue_with(QUEUE, pilots()).await;
     for address in cluster.nodes.panda_addrs() {
         let path = format!("/cache/schedconfig/{QUEUE}.all.json");
-        eventually("every node knows the queue", async || (http::get(&address, &path).await.code == 200).then_some(()))
-            .await;
+        // While some node may be of an older version, as at the start, calls are not served.
+        eventually("every node serves, and knows the queue", async || {
+            let codes =
+                [http::get(&address, "/api/v1/system/is_alive").await.code, http::get(&address, &path).await.code];
+            (codes == [200, 200]).then_some(())
+        })
+        .await;
     }
     cluster
 }

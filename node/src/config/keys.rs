@@ -25,6 +25,8 @@ const NUMBERS: &[Number] = &[
     number("address_connections", 1, 1_000_000, "connections"),
     number("http_connections", 4, 100_000, "connections"),
     number("api_memory_mib", 32, 1 << 20, "MiB"),
+    number("panda_body_s", 1, 90, "s"),
+    number("panda_upload_s", 1, 31_536_000, "s"),
     number("raft_tick_ms", 10, 10_000, "ms"),
     number("election_ticks", 2, 1_000, "ticks"),
     number("heartbeat_ticks", 1, 500, "ticks"),

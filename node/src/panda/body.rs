@@ -2,7 +2,7 @@
 //! form.
 
 use super::args::Args;
-use super::limits::{BODY_BYTES_MAX, BODY_TIME, LARGE_BODIES_MAX, SMALL_BODY_BYTES};
+use super::limits::{BODY_BYTES_MAX, LARGE_BODIES_MAX, SMALL_BODY_BYTES};
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
@@ -11,6 +11,7 @@ use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt as _;
 use serde_json::{Map, Value};
 use std::io::Read as _;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Arguments of one form or query.
@@ -39,19 +40,19 @@ impl BadBody {
 /// Reads bodies; the large ones a few at a time.
 pub struct Reader {
     large: Semaphore,
-}
-
-impl Default for Reader {
-    fn default() -> Self {
-        Reader { large: Semaphore::new(LARGE_BODIES_MAX) }
-    }
+    time: Duration,
 }
 
 impl Reader {
+    /// Each body has so long to arrive.
+    pub fn new(time: Duration) -> Self {
+        Reader { large: Semaphore::new(LARGE_BODIES_MAX), time }
+    }
+
     /// The arguments of a request that has a body.
     pub async fn args(&self, headers: &HeaderMap, body: Body) -> Result<Args, BadBody> {
-        let slow = |_| BadBody::new(StatusCode::REQUEST_TIMEOUT, format!("the body took more than {BODY_TIME:?}"));
-        tokio::time::timeout(BODY_TIME, self.read(headers, body)).await.map_err(slow)?
+        let slow = |_| BadBody::new(StatusCode::REQUEST_TIMEOUT, format!("the body took more than {:?}", self.time));
+        tokio::time::timeout(self.time, self.read(headers, body)).await.map_err(slow)?
     }
 
     async fn read(&self, headers: &HeaderMap, mut body: Body) -> Result<Args, BadBody> {
@@ -155,7 +156,7 @@ mod tests {
     async fn read(kind: &str, body: impl Into<Body>) -> Result<Args, BadBody> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());
-        Reader::default().args(&headers, body.into()).await
+        Reader::new(Duration::from_secs(60)).args(&headers, body.into()).await
     }
 
     #[tokio::test]
@@ -183,5 +184,14 @@ mod tests {
         let deep = "[".repeat(100_000);
         assert_eq!(code(read("application/json", deep).await), StatusCode::BAD_REQUEST);
         assert_eq!(code(read("application/json", vec![b' '; BODY_BYTES_MAX + 1]).await), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stops_coming_is_cut_off() {
+        let stream = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
+        let body = Body::from_stream(futures::StreamExt::chain(stream, futures::stream::pending()));
+        let refused = Reader::new(Duration::from_millis(20)).args(&HeaderMap::new(), body).await.unwrap_err();
+        assert_eq!(refused.code, StatusCode::REQUEST_TIMEOUT);
+        assert!(refused.message.contains("more than 20ms"), "{}", refused.message);
     }
 }

@@ -80,7 +80,8 @@ pub fn row(view: &JobView, spec: Option<Spec>, debug: Option<(String, String)>) 
         for (name, _) in SOURCES {
             row.insert(format!("{name}ErrorCode"), 0.into());
         }
-        row.insert("transExitCode".into(), view.exit_code.into());
+        // A text, as PanDA has it.
+        row.insert("transExitCode".into(), view.exit_code.to_string().into());
     }
     for error in &view.errors {
         let name = SOURCES.iter().find(|(name, told)| error.source == *told || error.source == *name);
@@ -193,10 +194,10 @@ impl Front {
     async fn spec_of(&self, view: &JobView, base: &str) -> Result<Option<Spec>, Fault> {
         let index = |first: u64| u32::try_from(view.job_id.saturating_sub(first)).unwrap_or(u32::MAX);
         if let Some(body) = Body::read(&view.body) {
-            return Ok(Some(body.spec(view.task_id, index(view.task_id + 1), base)));
+            return Ok(Some(body.spec(view.task_id, index(view.task_id + 1), view.attempt, base)));
         }
         let Some(task) = ClientTask::of_part(self, TaskId(view.task_id)).await? else { return Ok(None) };
         let Some(body) = task.body(self, view.task_id).await? else { return Ok(None) };
-        Ok(Some(Body::Task(body).spec(view.task_id, index(view.task_id + 1), base)))
+        Ok(Some(Body::Task(body).spec(view.task_id, index(view.task_id + 1), view.attempt, base)))
     }
 }

@@ -1,6 +1,6 @@
 //! Uploads and downloads: sandboxes, and Harvester's logs.
 
-use super::limits::{LOG_BYTES_MAX, SANDBOX_BYTES_MAX, SOURCES_BYTES_MAX, UPLOAD_LIFE_MS};
+use super::limits::{LOG_BYTES_MAX, SANDBOX_BYTES_MAX, SOURCES_BYTES_MAX};
 use super::reply::{Answer, Done, Refusal, text};
 use super::sandbox::{Hash, hex, on_disk, unhex};
 use super::{Call, Front};
@@ -124,7 +124,7 @@ pub async fn upload(front: &Front, call: &Call, body: Body, is_log: bool) -> Ans
     }
     front.sandboxes.touch(&hash);
     front.sandboxes.replicate(&front.router, &hash).await?;
-    let expires = front.now_ms() + UPLOAD_LIFE_MS;
+    let expires = front.now_ms() + front.times.upload_life_ms();
     let object = json!({
         "sha256": hex(&hash), "size": size, "checksum": checksum, "user": user, "expires_ms": expires,
     });
@@ -135,7 +135,9 @@ pub async fn upload(front: &Front, call: &Call, body: Body, is_log: bool) -> Ans
         front.put(kind::PANDA_FILE, &sum_name, sum.as_object().expect("made so"), None, &user).await?;
         return Ok(Done::default());
     }
-    Ok(Done::says(format!("{}/cache/{name}", call.base)))
+    // Harvesters look for the address in the message, PanDA's server of today has it in the data.
+    let url = format!("{}/cache/{name}", call.base);
+    Ok(Done { message: url.clone(), data: url.into() })
 }
 
 /// `file_server/validate_cache_file`: whether the user has uploaded an equal file.
@@ -157,7 +159,7 @@ pub async fn validate(front: &Front, call: &Call) -> Answer {
 /// `file_server/touch_cache_file`: keeps it longer.
 pub async fn touch(front: &Front, call: &Call) -> Answer {
     let name = call.args.text("file_name")?;
-    let expires = front.now_ms() + UPLOAD_LIFE_MS;
+    let expires = front.now_ms() + front.times.upload_life_ms();
     if front.object(kind::PANDA_FILE, name).await?.is_none() {
         return Err(Refusal::new(format!("there is no file {name}")));
     }
@@ -246,10 +248,10 @@ impl Front {
                 }
             }
         }
-        let store = self.sandboxes.clone();
+        let (store, life) = (self.sandboxes.clone(), self.times.upload_life);
         on_disk(move || {
             store
-                .sweep(&named)
+                .sweep(&named, life)
                 .map_err(|error| crate::request::Fault::new(moso_proto::Code::Internal, format!("sandboxes: {error}")))
         })
         .await

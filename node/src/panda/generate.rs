@@ -154,7 +154,7 @@ fn scope(dataset: &str) -> String {
 }
 
 /// An identifier that is the same whenever the same job is made.
-fn guid(seed: &str) -> String {
+pub fn guid(seed: &str) -> String {
     let hash = Sha256::digest(seed.as_bytes());
     let hex: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])

@@ -11,6 +11,8 @@ use serde_json::{Map, Value, json};
 const WORKERS_MAX: usize = 10_000;
 /// Commands waiting for one Harvester.
 const COMMANDS_MAX: usize = 100;
+/// Figures older than this count no more (PanDA: 4 h), ms.
+const STATISTICS_LIFE_MS: u64 = 4 * 3_600_000;
 /// Queues of which a Harvester's figures are kept, and bytes of one's.
 const QUEUES_MAX: usize = 500;
 const STATISTICS_BYTES_MAX: usize = 4 << 10;
@@ -89,25 +91,38 @@ pub async fn report_worker_statistics(front: &Front, call: &Call) -> Answer {
     }
     let figures: Map<String, Value> = serde_json::from_str(text)
         .map_err(|error| Refusal::new(format!("Type error: 'statistics' must be JSON of an object: {error}")))?;
+    let now_ms = front.now_ms();
     let set = |map: &mut Map<String, Value>| {
         let all = map_at(map, "statistics");
-        if all.len() < QUEUES_MAX || all.contains_key(&queue) {
-            all.insert(queue.clone(), figures.clone().into());
+        if all.len() >= QUEUES_MAX && !all.contains_key(&queue) {
+            return;
         }
+        all.insert(queue.clone(), figures.clone().into());
+        map_at(map, "reported_ms").insert(queue.clone(), now_ms.into());
     };
     front.change(kind::PANDA_HARVESTER, id, id, set).await?;
     Ok(Done::says("OK"))
 }
 
-/// `harvester/get_worker_statistics`: by queue and Harvester.
+/// `harvester/get_worker_statistics`: by queue and Harvester, what was reported of late.
 pub async fn get_worker_statistics(front: &Front) -> Answer {
+    let all = front.objects(kind::PANDA_HARVESTER).await?;
+    let all = all.into_iter().map(|(id, kept)| (id, kept.map));
+    Ok(Done::with(statistics(all, front.now_ms().saturating_sub(STATISTICS_LIFE_MS))))
+}
+
+/// The figures that were reported since then, by queue and Harvester.
+fn statistics(all: impl Iterator<Item = (String, Map<String, Value>)>, since_ms: u64) -> Map<String, Value> {
     let mut out = Map::new();
-    for (id, kept) in front.objects(kind::PANDA_HARVESTER).await? {
-        for (queue, figures) in kept.map.get("statistics").and_then(Value::as_object).into_iter().flatten() {
-            map_at(&mut out, queue).insert(id.clone(), figures.clone());
+    for (id, map) in all {
+        let reported = |queue: &str| map.get("reported_ms").and_then(|when| when.get(queue)?.as_u64()).unwrap_or(0);
+        for (queue, figures) in map.get("statistics").and_then(Value::as_object).into_iter().flatten() {
+            if reported(queue) >= since_ms {
+                map_at(&mut out, queue).insert(id.clone(), figures.clone());
+            }
         }
     }
-    Ok(Done::with(out))
+    out
 }
 
 /// `harvester/acquire_commands`: those that ask for no acknowledgement are then done.
@@ -196,4 +211,18 @@ pub fn add_dialogs(call: &Call) -> Answer {
 pub fn update_service_metrics(call: &Call) -> Answer {
     id(&call.args)?;
     Ok(Done::with(call.args.list("metrics")?.iter().map(|_| true).collect::<Vec<_>>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_that_are_old_count_no_more() {
+        let kept =
+            json!({"statistics": {"A": {"user": 1}, "B": {"user": 2}, "C": {}}, "reported_ms": {"A": 9, "B": 10}});
+        let Value::Object(kept) = kept else { unreachable!("it is one") };
+        let found = statistics([("h".to_owned(), kept)].into_iter(), 10);
+        assert_eq!(Value::from(found), json!({"B": {"h": {"user": 2}}}));
+    }
 }

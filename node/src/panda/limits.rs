@@ -1,6 +1,29 @@
 //! Limits of the front, each with its unit and reason.
 
+use crate::config::Config;
 use std::time::Duration;
+
+/// Times that the configuration of a node says.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// For a request's body to arrive; a slower one is cut off (`panda_body_s`).
+    pub body: Duration,
+    /// How long an upload is kept (`panda_upload_s`).
+    pub upload_life: Duration,
+}
+
+impl Times {
+    /// Those of a configuration.
+    pub fn of(config: &Config) -> Self {
+        let seconds = Duration::from_secs;
+        Times { body: seconds(config.panda_body_s), upload_life: seconds(config.panda_upload_s) }
+    }
+
+    /// [`Times::upload_life`], ms.
+    pub fn upload_life_ms(&self) -> u64 {
+        self.upload_life.as_millis() as u64
+    }
+}
 
 /// Bytes of a request's body, and of what it inflates to: a job report of a pilot is up to some MiB. Uploads have their own.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
@@ -8,8 +31,6 @@ pub const BODY_BYTES_MAX: usize = 16 << 20;
 pub const SMALL_BODY_BYTES: usize = 64 << 10;
 /// Bodies larger than [`SMALL_BODY_BYTES`] read at once: with what they inflate to, they hold this many times 32 MiB.
 pub const LARGE_BODIES_MAX: usize = 16;
-/// Time for a request's body to arrive; a slower one is cut off.
-pub const BODY_TIME: Duration = Duration::from_secs(60);
 /// Time for a request's head to arrive, also the first on a connection.
 pub const HEAD_TIME: Duration = Duration::from_secs(30);
 /// Time for a call to be answered; a pilot waits 120 s.
@@ -38,8 +59,8 @@ pub const SOURCES_BYTES_MAX: u64 = 768 << 20;
 pub const SANDBOX_BYTES_MAX: u64 = 10 << 20;
 /// Bytes of another upload: a log (PanDA: 100 MB).
 pub const LOG_BYTES_MAX: u64 = 100 << 20;
-/// How long an upload is kept, ms (PanDA: about 7 days).
-pub const UPLOAD_LIFE_MS: u64 = 7 * 86_400_000;
+/// How long a debug command is kept after its job's end, ms.
+pub const DEBUG_LIFE_MS: u64 = 7 * 86_400_000;
 /// How long a task of a client is remembered after its last change, ms (what `pbook` shows: 14 days).
 pub const TASK_LIFE_MS: u64 = 14 * 86_400_000;
 /// Uploads under way at once: each may be hundreds of MiB on the disk.

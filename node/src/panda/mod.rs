@@ -11,7 +11,7 @@
 //! | `v1` `old` | the calls of `/api/v1/…` and of `/server/panda/…`, each to its function |
 //! | `pilot` `report` `keys` | jobs for pilots, updates, the report that is stored with a job's end |
 //! | `debug` `worker` `event` | commands for pilots, what they say of workers, event service (refused) |
-//! | `spec` `fields` `generate` | a job's specification, and the jobs of a task made of its parameters |
+//! | `spec` `fields` `generate` `attempt` | a job's specification, the jobs of a task made of its parameters, names of an attempt |
 //! | `tasks` `task_calls` `job_calls` `describe` | a client's tasks and jobs |
 //! | `files` `sandbox` | uploads, kept on the nodes under the hash of their content |
 //! | `harvester` `stats` `creds` `statics` | Harvester, figures, secrets, queue data and the wrapper of user jobs |
@@ -24,6 +24,7 @@
 //! of uploads is on the disks of a majority of its voters. On one node alone is nothing.
 
 mod args;
+mod attempt;
 mod body;
 mod caller;
 mod creds;
@@ -66,6 +67,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{any, get};
+use limits::Times;
 use moso_proto::{Code, level};
 use moso_queue::meta::MetaView;
 use reply::{Refusal, text};
@@ -89,6 +91,7 @@ pub struct Front {
     guard: Arc<Guard>,
     sandboxes: Arc<Sandboxes>,
     bodies: body::Reader,
+    times: Times,
     uploads: Semaphore,
     /// Jobs given to pilots by this node.
     sent: AtomicU64,
@@ -147,6 +150,7 @@ impl Front {
         jobs: JobsApi,
         guard: Arc<Guard>,
         sandboxes: Arc<Sandboxes>,
+        times: Times,
     ) -> Self {
         Front {
             router,
@@ -154,7 +158,8 @@ impl Front {
             jobs,
             guard,
             sandboxes,
-            bodies: body::Reader::default(),
+            bodies: body::Reader::new(times.body),
+            times,
             uploads: Semaphore::new(limits::UPLOADS_MAX),
             sent: AtomicU64::new(0),
         }
@@ -178,7 +183,7 @@ impl Front {
     /// The arguments of a request.
     async fn read(&self, request: Request) -> Result<Call, Response> {
         let (parts, body) = request.into_parts();
-        let caller = self.caller(&parts).map_err(|fault| crate::http::refusal(&fault))?;
+        let caller = self.caller(&parts).map_err(|fault| unknown(&fault, &parts))?;
         self.served()?;
         let read = match parts.method {
             Method::GET | Method::HEAD => body::query(parts.uri.query().unwrap_or_default()),
@@ -210,13 +215,14 @@ impl Front {
 
     /// Deletes what has expired and fetches what is missing, until `stopping`.
     pub async fn sweep(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
-        let mut wait = SWEEP.mul_f64(rand::random_range(0.5..1.0));
+        let every = SWEEP.min(self.times.upload_life / 4);
+        let mut wait = every.mul_f64(rand::random_range(0.5..1.0));
         loop {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
-            wait = SWEEP;
+            wait = every;
             let directory = &self.router.directory;
             let leads = directory.meta_leader.load(Ordering::Relaxed) == directory.node;
             let mut swept = self.sweep_files().await;
@@ -230,6 +236,20 @@ impl Front {
                 tracing::warn!(fault = %fault.message, "what has expired is looked for again later");
             }
         }
+    }
+}
+
+/// The answer to one of whom is not known who he is, or who may not come in, in PanDA's words: a bad token 403, no token or
+/// certificate an answer of the present API.
+fn unknown(fault: &Fault, parts: &Parts) -> Response {
+    match fault.code {
+        Code::Unauthenticated if parts.headers.contains_key(header::AUTHORIZATION) => {
+            text(StatusCode::FORBIDDEN, format!("ERROR : Token authentication failed. {}", fault.message))
+        }
+        Code::Unauthenticated if parts.uri.path().starts_with("/api/v1/") => {
+            reply::respond(Err(Refusal::new(format!("SSL secure connection is required: {}", fault.message))))
+        }
+        _ => crate::http::refusal(fault),
     }
 }
 
@@ -257,12 +277,15 @@ async fn api(
         }
         let caller = match front.caller(&parts) {
             Ok(caller) => caller,
-            Err(fault) => return crate::http::refusal(&fault),
+            Err(fault) => return unknown(&fault, &parts),
         };
         if let Err(response) = front.served() {
             return response;
         }
         let call = Call::new(&front, parts, caller, Args::default());
+        if let Some(refusal) = v1::missing_role(&call, &method) {
+            return reply::respond(Err(refusal));
+        }
         return reply::respond(files::upload(&front, &call, body, method == "upload_jedi_log").await);
     }
     match front.read(request).await {

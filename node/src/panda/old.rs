@@ -33,7 +33,7 @@ pub async fn answer(front: &Front, method: &str, mut call: Call) -> Response {
         "getResourceTypes" => return resource_types().respond(true),
         "setDebugMode" => from(debug::set_mode_old(front, &call).await),
         "get_user_secrets" => from(creds::get_user_secrets(front, &call).await.map(|done| done.data)),
-        "getProxy" | "get_access_token" | "getKeyPair" | "getTokenKey" => refused(creds::NOT_KEPT),
+        "getProxy" | "get_access_token" | "getKeyPair" | "getTokenKey" => creds::get_old(&call, method),
         "getEventRanges" | "updateEventRange" | "updateEventRanges" => refused(event::NOT_SERVED),
         _ => return forbidden(method),
     };

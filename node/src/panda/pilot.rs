@@ -91,6 +91,10 @@ impl Front {
         if !call.caller.may_work(&wanted.site) {
             return Err(Fault::new(Code::Forbidden, "no production/pilot role in VOMS FQANs or non pilot owner"));
         }
+        // Most pilots find an empty queue, most of the time.
+        if wanted.task.is_none() && !self.dispatcher.has_work(queue.id) {
+            return Ok(Vec::new());
+        }
         let mut ask = Ask {
             queues: vec![queue.id],
             max: wanted.jobs as usize,
@@ -119,7 +123,7 @@ impl Front {
             let sent = self.sent.fetch_add(1, Ordering::Relaxed) + 1;
             match (lease.body_type == BODY_TYPE).then(|| Body::read(&lease.body)).flatten() {
                 Some(body) => {
-                    let spec = body.spec(lease.task_id, lease.index, &call.base);
+                    let spec = body.spec(lease.task_id, lease.index, lease.attempt, &call.base);
                     let (job, attempt) = (lease.job_id, lease.attempt);
                     jobs.push(keys::of(&Leased { job, attempt, sent, spec: &spec, endpoint: &endpoint }));
                 }

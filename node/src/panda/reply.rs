@@ -19,6 +19,10 @@ pub mod status {
     pub const FAILED: i64 = 30;
     /// The caller may not.
     pub const NO_PERMISSION: i64 = 70;
+    /// A key is missing.
+    pub const NO_KEY: i64 = 80;
+    /// A proxy or token is missing.
+    pub const NO_PROXY: i64 = 90;
 }
 
 /// A call that was refused: nothing was changed.

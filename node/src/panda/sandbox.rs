@@ -277,14 +277,15 @@ impl Sandboxes {
         on_disk(move || store.finish(incoming).map(drop)).await
     }
 
-    /// Deletes what is not among `named` and not new.
-    pub fn sweep(&self, named: &BTreeSet<Hash>) -> std::io::Result<()> {
+    /// Deletes what is not among `named` and not new, where `life` is how long uploads are kept.
+    pub fn sweep(&self, named: &BTreeSet<Hash>, life: Duration) -> std::io::Result<()> {
+        let new = UNNAMED_LIFE.min(life);
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             let name = entry.file_name();
             let hash = name.to_str().and_then(unhex);
             let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
-            if hash.is_none_or(|hash| !named.contains(&hash)) && age > UNNAMED_LIFE {
+            if hash.is_none_or(|hash| !named.contains(&hash)) && age > new {
                 fs::remove_file(entry.path())?;
             }
         }
@@ -382,7 +383,7 @@ mod tests {
             let file = OpenOptions::new().write(true).open(store.path(hash)).unwrap();
             file.set_modified(SystemTime::now() - 2 * UNNAMED_LIFE).unwrap();
         }
-        store.sweep(&[named].into()).unwrap();
+        store.sweep(&[named].into(), 9 * UNNAMED_LIFE).unwrap();
         assert_eq!([old, named, new].map(|hash| store.find(&hash).is_some()), [false, true, true]);
     }
 }

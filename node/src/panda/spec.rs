@@ -3,8 +3,7 @@
 //! A job that was submitted by itself carries its specification. The jobs of a task share one body, the task's parameters,
 //! and each is made of it when it is asked for ([`super::generate`]).
 
-use super::fields;
-use super::generate;
+use super::{attempt, fields, generate};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -34,6 +33,14 @@ pub struct TaskBody {
     /// Its sandbox is here: a pilot fetches it from the node that it talks to.
     #[serde(default)]
     pub here: bool,
+    /// Attempts of these jobs in earlier parts of the client's task: their files have names of their own.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub earlier: u32,
+}
+
+/// For what is not stored when it is 0.
+pub fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl TaskBody {
@@ -79,12 +86,17 @@ impl Body {
         (stored.panda == FORMAT).then_some(stored.body)
     }
 
-    /// The specification of a job: of task `task`, at `index` in it, for a caller who reaches this node at `base`.
-    pub fn spec(&self, task: u64, index: u32, base: &str) -> Spec {
-        match self {
-            Body::Job(spec) => spec.clone(),
-            Body::Task(body) => generate::job(body, body.task.unwrap_or(task), body.position(index), base),
-        }
+    /// The specification of an attempt of a job: of task `task`, at `index` in it, for a caller who reaches this node at
+    /// `base`.
+    pub fn spec(&self, task: u64, index: u32, attempt: u32, base: &str) -> Spec {
+        let (mut spec, earlier) = match self {
+            Body::Job(spec) => (spec.clone(), 0),
+            Body::Task(body) => {
+                (generate::job(body, body.task.unwrap_or(task), body.position(index), base), body.earlier)
+            }
+        };
+        attempt::name_files(&mut spec, attempt.saturating_add(earlier));
+        spec
     }
 }
 

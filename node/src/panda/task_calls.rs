@@ -239,7 +239,7 @@ pub async fn finish(front: &Front, call: &Call) -> Answer {
     note(front, call, &task, "finish").await?;
     let states: &[&str] = if soft { &NOT_LEASED } else { &[] };
     act(front, call, &task, states, v1::act_request::Action::Kill(v1::Kill { code: 55 })).await?;
-    Ok(registered("finish"))
+    Ok(Done { message: "command=finish was registered".into(), data: 0.into() })
 }
 
 /// `task/pause`.
@@ -314,18 +314,19 @@ pub async fn retry(front: &Front, call: &Call) -> Answer {
         let changed = act(front, call, &task, &[], more).await?;
         return Ok(said(changed));
     }
-    let (positions, count) = task.unfinished(front).await?;
+    let (positions, count, earlier) = task.unfinished(front).await?;
     if count == 0 {
         return Err(refused(WRONG_STATE, "command rejected: all jobs of the task have finished"));
     }
     let mut params = task.params(front).await?;
     params.extend(new.into_iter().filter(|(key, _)| !SPLIT.contains(&key.as_str())));
     let site = if params.contains_key("site") { choose_queue(front, &params)? } else { task.site.clone() };
-    let body = TaskBody { params, user: task.user.clone(), site, task: Some(task.id), positions, here: task.here };
+    let (user, here) = (task.user.clone(), task.here);
+    let body = TaskBody { params, user, site, task: Some(task.id), positions, here, earlier };
     // The task stays its owner's, whoever may steer it.
     let trusted = Principal::anyone();
     let reply = submit_part(front, &trusted, &task.name, &task.group, &body, count).await?;
-    let part = TaskPart { task: reply.task_id, positions: body.positions, ended: None };
+    let part = TaskPart { task: reply.task_id, positions: body.positions, earlier, ended: None };
     let add = |task: &mut ClientTask| {
         task.command.clear();
         task.parts.push(part.clone());
@@ -402,9 +403,10 @@ pub async fn get_job_descriptions(front: &Front, call: &Call) -> Answer {
             positions: part.positions.clone(),
             here: task.here,
             task: Some(task.id),
+            earlier: part.earlier,
         };
         let index = u32::try_from(view.job_id.saturating_sub(part.task + 1)).unwrap_or(u32::MAX);
-        let spec = generate::job(&body, task.id, body.position(index), &call.base);
+        let spec = Body::Task(body).spec(task.id, index, view.attempt, &call.base);
         rows.push(describe::row(&view, Some(spec), None));
     }
     Ok(Done::with(rows))

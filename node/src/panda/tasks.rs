@@ -5,7 +5,7 @@
 
 use super::limits::TASK_LIFE_MS;
 use super::reply::Refusal;
-use super::spec::TaskBody;
+use super::spec::{TaskBody, is_zero};
 use super::{Call, Front, generate, time};
 use crate::api::jobs::decode_all;
 use crate::api::selector::Of;
@@ -32,6 +32,9 @@ pub struct TaskPart {
     /// Which jobs, as half-open ranges of positions; none: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub positions: Vec<(u32, u32)>,
+    /// Attempts of these jobs in earlier parts.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub earlier: u32,
     /// Jobs by final state once all have ended, so that it is known for longer than the archive reaches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<PartEnd>,
@@ -154,6 +157,7 @@ impl ClientTask {
             task: Some(self.id),
             positions: part.positions.clone(),
             here: self.here,
+            earlier: part.earlier,
         }))
     }
 
@@ -253,11 +257,19 @@ impl ClientTask {
         Ok(found)
     }
 
-    /// Positions whose jobs have not finished, as ranges, and how many there are.
-    pub async fn unfinished(&self, front: &Front) -> Result<(Vec<(u32, u32)>, u32), Fault> {
+    /// Positions whose jobs have not finished, as ranges, how many there are, and how many attempts one of them had at most.
+    pub async fn unfinished(&self, front: &Front) -> Result<(Vec<(u32, u32)>, u32, u32), Fault> {
         let mut finished = BTreeSet::new();
-        for (part, job) in self.jobs(front, Some("finished")).await? {
+        let jobs = self.jobs(front, None).await?;
+        let before = self.parts.iter().map(|part| part.earlier).max().unwrap_or(0);
+        // What the archive does not hold any more had one attempt at least.
+        let mut attempts = before.saturating_add(u32::from(jobs.is_empty()));
+        for (part, job) in jobs {
             let part = &self.parts[part];
+            attempts = attempts.max(part.earlier.saturating_add(job.attempt));
+            if job.state != "finished" {
+                continue;
+            }
             let index = u32::try_from(job.job_id.saturating_sub(part.task + 1)).unwrap_or(u32::MAX);
             let body = TaskBody { positions: part.positions.clone(), ..TaskBody::default() };
             finished.insert(body.position(index));
@@ -271,7 +283,7 @@ impl ClientTask {
             start = at + 1;
         }
         let count = ranges.iter().map(|(start, end)| end - start).sum();
-        Ok((ranges, count))
+        Ok((ranges, count, attempts))
     }
 
     /// The caller may steer it.
@@ -329,7 +341,7 @@ impl Front {
                 Ok(id) => self.look(moso_proto::JobId(id)).await?,
                 Err(_) => None,
             };
-            let old = kept.time_ms + super::limits::UPLOAD_LIFE_MS < self.now_ms();
+            let old = kept.time_ms + super::limits::DEBUG_LIFE_MS < self.now_ms();
             if job.is_none_or(|job| job.ended_ms > 0) && old {
                 self.forget(kind::PANDA_DEBUG, &name).await?;
             }

@@ -2,6 +2,7 @@
 
 use super::reply::{Answer, Done, Refusal, forbidden, respond};
 use super::{Call, Front, creds, debug, event, files, harvester, job_calls, pilot, stats, task_calls, worker};
+use crate::identity::Queues;
 use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Map, Value};
@@ -85,8 +86,11 @@ const PILOTS: [&str; 7] = [
     "update_event_ranges",
 ];
 
+/// Calls of those who take jobs of all queues, as a Harvester does.
+const HARVESTERS: [&str; 3] = ["acquire_commands", "acknowledge_commands", "upload_jedi_log"];
+
 /// Calls that only an operator may make.
-const OPERATORS: [&str; 4] = ["acquire_commands", "add_sweep_command", "add_target_slots", "register_cache_file"];
+const OPERATORS: [&str; 3] = ["add_sweep_command", "add_target_slots", "register_cache_file"];
 
 /// The call takes a file instead of arguments.
 pub fn is_upload(method: &str) -> bool {
@@ -132,11 +136,12 @@ pub async fn answer(front: &Front, module: &str, method: &str, call: &Call) -> R
 /// Why a caller may not make this call, if he may not.
 pub fn missing_role(call: &Call, method: &str) -> Option<Refusal> {
     let caller = &call.caller;
-    let worker = caller.operator || caller.worker != crate::identity::Queues::None;
+    let worker = caller.operator || caller.worker != Queues::None;
     if PILOTS.contains(&method) && !worker {
         return Some(Refusal::new("production or pilot role required"));
     }
-    if OPERATORS.contains(&method) && !caller.operator {
+    let of_all = caller.operator || caller.worker == Queues::All;
+    if HARVESTERS.contains(&method) && !of_all || OPERATORS.contains(&method) && !caller.operator {
         return Some(Refusal::new("production role required"));
     }
     None
@@ -215,7 +220,7 @@ async fn creds_call(front: &Front, method: &str, call: &Call) -> Answer {
     match method {
         "set_user_secrets" => creds::set_user_secrets(front, call).await,
         "get_user_secrets" => creds::get_user_secrets(front, call).await,
-        _ => Err(Refusal::new(creds::NOT_KEPT)),
+        _ => creds::get(call, method),
     }
 }
 

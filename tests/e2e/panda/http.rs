@@ -80,6 +80,18 @@ pub async fn request(address: &str, verb: &str, path: &str, lines: &[&str], body
     raw(address, &head, body).await.unwrap_or_else(|| panic!("{verb} {path}: the server hung up"))
 }
 
+/// POST of a file as the part `file` of a form, by one with this bearer token; empty: nobody says who.
+pub async fn upload(address: &str, path: &str, name: &str, bytes: &[u8], token: &str) -> Answer {
+    let head = format!("--b7f\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\r\n");
+    let body = [head.as_bytes(), bytes, b"\r\n--b7f--\r\n"].concat();
+    let authorization = format!("Authorization: Bearer {token}");
+    let mut lines = vec!["Content-Type: multipart/form-data; boundary=b7f", "Accept: application/json"];
+    if !token.is_empty() {
+        lines.push(&authorization);
+    }
+    request(address, "POST", path, &lines, &body).await
+}
+
 /// GET of the present API.
 pub async fn get(address: &str, path: &str) -> Answer {
     request(address, "GET", path, &["Accept: application/json"], b"").await

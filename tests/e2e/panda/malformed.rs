@@ -50,7 +50,10 @@ fn cases() -> Vec<Case> {
         ("GET", "task/get_status", json!({}), false, "missing a required argument: 'task_id'"),
         ("GET", "task/get_tasks_detailed_info_since?filters=%7B", json!({}), false, "'filters' must be JSON"),
         ("POST", "creds/set_user_secrets", json!({"key": "k", "value": "v"}), false, "bearer token"),
-        ("GET", "creds/get_proxy", json!({}), false, "not kept"),
+        ("GET", "creds/get_proxy?dn=x", json!({}), false, "'proxy' not found for x"),
+        ("GET", "creds/get_key_pair?public_key_name=p", json!({}), false, "required argument: 'private_key_name'"),
+        ("GET", "creds/get_token_key", json!({}), false, "missing a required argument: 'client_name'"),
+        ("GET", "creds/get_access_token?client_name=c", json!({}), false, "'token' not found for c"),
         ("POST", "event/acquire_event_ranges", json!({}), false, "event service"),
         ("POST", "file_server/upload_cache_file", json!({}), false, "missing a required argument: 'file'"),
         ("POST", "file_server/validate_cache_file", json!({"file_size": "x"}), false, "must be of type int"),
@@ -105,6 +108,9 @@ async fn old_calls(address: &str) {
         ("getStatus", json!({"ids": "1,x,987654321"}), "status", "notfound,notfound,notfound"),
         ("updateWorkerPilotStatus", json!({}), "StatusCode", "30"),
         ("getEventRanges", json!({}), "StatusCode", "30"),
+        ("getProxy", json!({"role": "production"}), "StatusCode", "90"),
+        ("getTokenKey", json!({"client_name": "c"}), "errorDialog", "Token key is missing for 'c"),
+        ("getKeyPair", json!({"publicKeyName": "p", "privateKeyName": "q"}), "StatusCode", "80"),
     ] {
         let answer = http::post_gzip(address, &format!("/server/panda/{call}"), &body).await;
         assert_eq!(answer.pair(key).as_deref(), Some(value), "{call} {body}: {answer:?}");
