@@ -86,7 +86,8 @@ impl Security {
         self.tls.refresh();
         if self.token_files.load().changed() {
             match self.config.read_tokens() {
-                Ok((tokens, watched)) => {
+                Ok((mut tokens, watched)) => {
+                    tokens.adopt(&self.tokens.load());
                     self.tokens.store(Arc::new(tokens));
                     self.token_files.store(Arc::new(watched));
                     // What was found good by keys that are gone is not good any more.
@@ -107,6 +108,14 @@ impl Security {
                 Err(error) => tracing::error!(%error, "the new keys of sessions cannot be used, the old ones stay"),
             }
         }
+    }
+
+    /// Fetches the keys of issuers that give them over https, for as long as it is polled.
+    pub async fn fetch_keys(self: Arc<Self>) {
+        let (of, cleared) = (self.clone(), self.clone());
+        let current = move || of.tokens.load().remote().cloned().collect();
+        // What was found good by keys that are gone is not good any more.
+        super::remote::run(current, move || cleared.checked.clear()).await;
     }
 
     fn by_token(&self, token: &str, now_s: u64) -> std::result::Result<Arc<Principal>, TokenError> {
@@ -181,7 +190,7 @@ impl Guard {
             (Some(text), _) => {
                 let token = bearer(text)
                     .ok_or_else(|| self.stranger("no bearer token", "authorization must be Bearer TOKEN"))?;
-                security.by_token(token, now_s).map_err(|error| self.stranger(error.word(), &error.to_string()))?
+                security.by_token(token, now_s).map_err(|error| self.bad_token(&error))?
             }
             (None, Some(Ok(named))) if named.cluster != security.tls.cluster() => {
                 return Err(self.stranger("other cluster", "the certificate is of another cluster"));
@@ -308,6 +317,16 @@ impl Guard {
 
     fn stranger(&self, reason: &'static str, message: &str) -> Fault {
         self.reject(reason, "", Fault::new(Code::Unauthenticated, message))
+    }
+
+    fn bad_token(&self, error: &TokenError) -> Fault {
+        match error {
+            TokenError::Fetching => {
+                let fault = Fault::new(Code::Unavailable, error.to_string());
+                self.reject(error.word(), "", Fault { retry_after_ms: KEY_RETRY_MS, ..fault })
+            }
+            _ => self.stranger(error.word(), &error.to_string()),
+        }
     }
 
     fn reject(&self, reason: &'static str, user: &str, fault: Fault) -> Fault {
