@@ -274,9 +274,8 @@ impl JobsApi {
         if tally.forbidden > 0 {
             self.guard.rejections().count("jobs of others", &who.user);
         }
-        if tally.foreign > 0 && !act.dry_run {
-            let outcome = format!("{} of {} changed, {} of others", tally.changed, tally.matched, tally.foreign);
-            self.guard.did(who, verb(&act.action), selected(&selector), outcome);
+        if let Some(outcome) = tally.outcome(who).filter(|_| !act.dry_run) {
+            self.guard.did(&act.actor, verb(&act.action), selected(&selector), outcome);
         }
         Ok(tally.reply())
     }
@@ -463,6 +462,15 @@ impl Tally {
                 ActRefusal::Same => "it is so already",
             };
             self.refuse(reason, count, ShardId(shard).id(example));
+        }
+    }
+
+    /// What is written into the audit log: what was done to jobs of others, and, where nobody is asked who he is, to any.
+    fn outcome(&self, who: &Principal) -> Option<String> {
+        let Tally { matched, changed, foreign, .. } = self;
+        match who.is_anyone() {
+            true => (*matched > 0).then(|| format!("{changed} of {matched} changed")),
+            false => (*foreign > 0).then(|| format!("{changed} of {matched} changed, {foreign} of others")),
         }
     }
 

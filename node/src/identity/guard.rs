@@ -23,7 +23,9 @@ use std::time::Duration;
 const STREAM_LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The name under which the cluster itself acts: nobody else may.
 const RESERVED: &str = "moso";
-/// When a worker whose session's key is not here yet may come again, ms.
+/// Stands in the audit log behind a name that nobody has checked: no name that was checked holds a space.
+const UNVERIFIED: &str = "(unverified)";
+/// When who shows what is checked by a key that is not here yet may come again, ms.
 const KEY_RETRY_MS: u32 = 1_000;
 
 /// What a node that asks who calls works with; all of it follows its files.
@@ -334,15 +336,16 @@ impl Guard {
         fault
     }
 
-    /// What somebody does, as the audit log has it.
+    /// What somebody does, as the audit log has it. Where nobody is asked who he is, his own word stands there, marked.
     pub fn word(&self, actor: &str, action: &str, target: String) -> AuditWord {
-        let (actor, action) = (actor.to_owned(), action.to_owned());
-        AuditWord { actor, action, target, outcome: String::new(), node: self.directory.node }
+        let actor =
+            if self.asks() { actor.to_owned() } else { format!("{actor} {UNVERIFIED}").trim_start().to_owned() };
+        AuditWord { actor, action: action.to_owned(), target, outcome: String::new(), node: self.directory.node }
     }
 
-    /// Writes into the audit log what an operator did.
-    pub fn did(&self, who: &Principal, action: &str, target: String, outcome: String) {
-        self.trail.write(AuditWord { outcome, ..self.word(&who.user, action, target) });
+    /// Writes into the audit log what an operator did. `actor`: his name, or what he says it is where nobody is asked.
+    pub fn did(&self, actor: &str, action: &str, target: String, outcome: String) {
+        self.trail.write(AuditWord { outcome, ..self.word(actor, action, target) });
     }
 
     /// Writes into the audit log what somebody tried that only operators may.
