@@ -312,6 +312,7 @@ fn build(config: &Config, folder: &DataFolder, clock: Clock) -> Result<Built, Er
         meta_changed: Default::default(),
         order: Default::default(),
         usage: Default::default(),
+        live: Default::default(),
         hints: Default::default(),
         clock,
         times: Default::default(),
