@@ -3,7 +3,7 @@
 //! Each leader counts its shards' live jobs of users that have a cap, every 200 ms by classes; nodes tell each other every
 //! 100 ms. So a node decides by figures that are up to 400 ms old, and by what it let in itself since then. What others let
 //! in meanwhile it does not know: a user may come to have more than the cap by what the cluster takes from him in 400 ms at
-//! other nodes. Nobody has fewer for long: after [`WINDOW_MS`] twice, only the figures count.
+//! other nodes. Nobody has fewer for long: after a second only the figures count.
 
 use moso_queue::meta::MetaView;
 use std::collections::BTreeMap;
