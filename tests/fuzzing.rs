@@ -74,7 +74,7 @@ macro_rules! targets {
 targets! {
     peer_stranger peer_stream peer_frame peer_call peer_hints raft_wire raft_step command entry machine_apply record
     machine_load store_value store_key log_segments identity config trace meta_command meta_record api_submit api_worker
-    api_select api_message api_call
+    api_select api_message api_call token
 }
 
 #[test]

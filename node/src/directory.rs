@@ -4,6 +4,7 @@
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::hints::NodeHints;
+use crate::live::{ByUser, LiveJobs};
 use crate::request::{MetaRequest, Request};
 use crate::store::state::StateStore;
 use crate::waiting::WaitRooms;
@@ -110,6 +111,9 @@ pub struct Usage {
     pub share_cores: BTreeMap<u32, u64>,
     /// Leased jobs by user.
     pub user_leased: BTreeMap<String, u64>,
+    /// Live jobs by user, of users that have a cap on them. Told apart: the layout of the rest is that of all versions.
+    #[serde(skip)]
+    pub user_live: ByUser,
 }
 
 impl Usage {
@@ -123,6 +127,9 @@ impl Usage {
         }
         for (user, n) in &other.user_leased {
             *self.user_leased.entry(user.clone()).or_default() += n;
+        }
+        for (user, n) in &other.user_live {
+            *self.user_live.entry(user.clone()).or_default() += n;
         }
     }
 }
@@ -261,6 +268,8 @@ pub struct Directory {
     pub order: ArcSwap<ShareOrder>,
     /// Use of resources over the whole cluster.
     pub usage: ArcSwap<Usage>,
+    /// Caps on users' live jobs.
+    pub live: LiveJobs,
     /// What the other nodes said last.
     pub hints: ArcSwap<BTreeMap<u32, Arc<ArcSwap<NodeHints>>>>,
     /// Time.

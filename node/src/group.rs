@@ -513,7 +513,11 @@ impl Group {
         if now >= self.usage_ms + USAGE_MS {
             self.usage_ms = now;
             let leads = self.core.serves();
-            slot.usage.store(Arc::new(if leads { usage(self.core.machine()) } else { Usage::default() }));
+            slot.usage.store(Arc::new(if leads {
+                usage(self.core.machine(), &around.directory.meta.load())
+            } else {
+                Usage::default()
+            }));
             slot.status.store(Arc::new(self.status(leads)));
         }
     }

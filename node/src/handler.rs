@@ -115,6 +115,11 @@ impl PeerHandler for Handler {
                     served.guard.rejections().heard(from, rows);
                 }
             }
+            Some(HintFrame::Live(jobs)) => {
+                if let Some(served) = self.served.get() {
+                    served.router.directory.live.heard(from, jobs);
+                }
+            }
             None => metrics::counter!("moso_hints_malformed_total").increment(1),
         }
     }

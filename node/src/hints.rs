@@ -3,6 +3,7 @@
 
 use crate::directory::{Directory, ShardStatus, Usage};
 use crate::identity::Guard;
+use crate::live::ByUser;
 use crate::peer::Peers;
 use bytes::Bytes;
 use moso_proto::view::{NodeView, Rejected};
@@ -91,6 +92,8 @@ pub enum HintFrame {
     Words(Vec<WorkerWord>),
     /// Calls that the sender rejected, the most frequent.
     Rejected(Vec<Rejected>),
+    /// Live jobs of users that have a cap on them, in the shards that the sender leads.
+    Live(ByUser),
 }
 
 impl HintFrame {
@@ -164,6 +167,7 @@ fn total(directory: &Directory, peers: &Peers) {
             sum.add(usage);
         }
     }
+    directory.live.add_told(&mut sum.user_live, |node| peers.is_up(node));
     let meta = directory.meta.load();
     let shares: Vec<ShareUse> = meta
         .shares()
@@ -214,15 +218,27 @@ pub async fn tell_rejected(directory: Arc<Directory>, peers: Arc<Peers>, guard: 
     }
 }
 
+/// Tells the others of live jobs of users that have a cap on them; once more when there are none any more.
+fn tell_live(directory: &Directory, peers: &Peers, told: &mut bool) {
+    let jobs = own_usage(directory).user_live;
+    if jobs.is_empty() && !*told {
+        return;
+    }
+    *told = !jobs.is_empty();
+    let frame = HintFrame::Live(jobs).encode();
+    directory.hints.load().keys().for_each(|&to| peers.send_hints(to, frame.clone()));
+}
+
 /// Sends hints until the node stops.
 pub async fn run(directory: Arc<Directory>, peers: Arc<Peers>, node: impl Fn() -> NodeView) {
-    let (mut summed, mut figured) = (None, None);
+    let (mut summed, mut figured, mut told_live) = (None, None, false);
     loop {
         // Hints go out every few ms while much happens: the rest keeps its own pace.
         let with_usage = due(&mut summed, USAGE_EVERY);
         if with_usage {
             total(&directory, &peers);
             agree_on_time(&directory, &peers);
+            tell_live(&directory, &peers, &mut told_live);
         }
         let figures = due(&mut figured, FIGURES_EVERY).then(&node);
         let hints = collect(&directory, with_usage, figures);

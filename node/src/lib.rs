@@ -38,6 +38,7 @@ pub mod identity;
 mod inner;
 pub mod lease_ask;
 pub mod limits;
+pub mod live;
 pub mod log_writer;
 pub mod meta_group;
 pub mod node;

@@ -312,6 +312,7 @@ fn build(config: &Config, folder: &DataFolder, clock: Clock) -> Result<Built, Er
         meta_changed: Default::default(),
         order: Default::default(),
         usage: Default::default(),
+        live: Default::default(),
         hints: Default::default(),
         clock,
         times: Default::default(),
@@ -366,11 +367,16 @@ async fn give_leaderships_away(directory: &Directory, mailboxes: &[Arc<Mailbox>]
     }
 }
 
-/// Looks at the files of keys and certificates for as long as the node runs.
+/// Looks at the files of keys and certificates, and fetches keys of issuers, for as long as the node runs.
 async fn refresh(security: Option<Arc<Security>>) {
-    while let Some(security) = security.clone() {
-        tokio::time::sleep(tls::LOOK_EVERY).await;
-        // Reads files.
-        let _ = tokio::task::spawn_blocking(move || security.refresh()).await;
-    }
+    let Some(security) = security else { return };
+    let files = async {
+        loop {
+            tokio::time::sleep(tls::LOOK_EVERY).await;
+            let security = security.clone();
+            // Reads files.
+            let _ = tokio::task::spawn_blocking(move || security.refresh()).await;
+        }
+    };
+    tokio::join!(files, security.clone().fetch_keys());
 }

@@ -5,6 +5,8 @@
 
 #[path = "common/mod.rs"]
 mod common;
+#[path = "security/issuer.rs"]
+mod issuer;
 #[path = "security/raw.rs"]
 mod raw;
 
@@ -505,4 +507,75 @@ async fn the_audit_log_outlives_the_meta_groups_leader() {
     let page = olga.audit(AuditRequest { before: before[0].seq, limit: 2, ..AuditRequest::default() }).await.unwrap();
     assert_eq!(page.entries, before[1..3]);
     assert!(olga.audit(all("eve")).await.unwrap().entries.iter().all(|entry| entry.actor == "eve"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acts_of_who_was_not_asked_are_written_down_as_unverified() {
+    let cluster = Cluster::start().await;
+    let olga = ClientOptions { author: "olga".into(), retry_budget: common::DEADLINE, ..ClientOptions::default() };
+    let olga = Client::connect_with(cluster.nodes.addrs(), olga).await.unwrap();
+    olga.put_object(kind::QUEUE, "Q", &Queue::default(), None).await.unwrap();
+    let job = submit_one(&olga, task("Q")).await.unwrap();
+    assert_eq!(kill(&olga, job, 9).await.changed, 1);
+    let has = |entries: &[AuditEntry], actor: &str, action: &str, target: &str| {
+        entries.iter().any(|e| (&*e.actor, &*e.action) == (actor, action) && e.target.contains(target))
+    };
+    eventually("both are written down, with the name that was given", async || {
+        // A node that does not know yet at which level the cluster is changes objects as older versions did.
+        olga.put_object(kind::QUEUE, "Q", &Queue::default(), None).await.unwrap();
+        let entries = olga.audit(AuditRequest { limit: 1_000, ..AuditRequest::default() }).await.ok()?.entries;
+        let both = has(&entries, "olga (unverified)", "put", "queue Q")
+            && has(&entries, "somebody else (unverified)", "kill", &format!("job {job}"));
+        both.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_too_many_live_jobs_is_told_to_come_back() {
+    const CAP: usize = 50;
+    let cluster = secure().await;
+    cluster.queue("Q").await;
+    let limits = User { max_live: CAP as u64, ..User::default() };
+    cluster.client.put_object(kind::USER, "anna", &limits, None).await.unwrap();
+    // Each at one node alone: by itself a node lets in no more than the limit.
+    let at = async |name: &str, node: usize| {
+        let options = options(&cluster, Some(token(&cluster, name, &[], &["submitter"])));
+        let options = ClientOptions { retry_budget: Duration::ZERO, discover: false, ..options };
+        Client::connect_with([cluster.nodes.addrs()[node].clone()], options).await.unwrap()
+    };
+    let submit = async |client: &Client, jobs: usize| {
+        client.submit(Submission::new(own("Q")).jobs(vec![JobSpec::default(); jobs])).await
+    };
+    let nodes = [at("anna", 0).await, at("anna", 1).await];
+    for node in &nodes {
+        let never = eventually("the limit is known", async || submit(node, CAP + 1).await.err()).await;
+        assert_eq!(never.code(), Some(Code::TooLarge), "{never}");
+    }
+    // What was taken before the limit was known goes.
+    let all = Selector { owner: "anna".into(), ..Selector::default() };
+    let end = async || {
+        let action = Some(Action::Kill(Kill { code: 9 }));
+        let request = ActRequest { selector: Some(all.clone()), action, dry_run: false, actor: String::new() };
+        cluster.client.act(request).await.unwrap();
+    };
+    end().await;
+    eventually("as many as the limit fit", async || submit(&nodes[0], CAP).await.ok()).await;
+    let error = submit(&nodes[0], 1).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::Busy), "{error}");
+    assert!(error.to_string().contains("the limit of 50") && error.retry_after().is_some(), "{error}");
+    // Another node hears of them, long before it has let in as many itself.
+    let mut taken = 0;
+    eventually("another node refuses, too", async || match submit(&nodes[1], 1).await {
+        Ok(_) => {
+            taken += 1;
+            None
+        }
+        Err(error) => (error.code() == Some(Code::Busy)).then_some(()),
+    })
+    .await;
+    assert!(taken < CAP, "only what it let in itself counts there");
+    submit(&at("bob", 0).await, 2 * CAP).await.unwrap();
+    end().await;
+    eventually("there is room again", async || submit(&nodes[0], 1).await.ok()).await;
 }

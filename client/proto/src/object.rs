@@ -129,6 +129,9 @@ pub struct User {
     /// Jobs submitted a second at each node; 0: no bound. Twice as many may come at once.
     #[serde(skip_serializing_if = "is_default")]
     pub jobs_per_s: u32,
+    /// Most jobs that have not ended, waiting or running; 0: no bound. Counted with figures up to 400 ms old.
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_live: u64,
 }
 
 impl User {

@@ -1,5 +1,7 @@
 //! Submitters and users.
 
+mod room;
+
 use super::caller::caller;
 use super::selector::{Of, Scope, read_cursor, scope, write_cursor};
 use super::{busy, check, invalid, status, submissions};
@@ -128,6 +130,8 @@ impl JobsApi {
         if meta.user(&spec.owner).banned {
             return Err(Fault::new(Code::Forbidden, format!("user {} may not submit", spec.owner)));
         }
+        let jobs = request.array.max(u32::try_from(request.jobs.len()).unwrap_or(u32::MAX));
+        self.live_room(&meta, &spec.owner, jobs.into())?;
         let share = meta.share(share_name).ok_or_else(|| unknown(kind::SHARE, share_name))?;
         let body_max = meta.setting(&setting::BODY_BYTES_MAX) as usize;
         let shard = shard_of_submission(&submission, self.shards());
@@ -163,19 +167,6 @@ impl JobsApi {
         }
         let jobs = request.array.max(u32::try_from(request.jobs.len()).unwrap_or(u32::MAX));
         self.guard.may_submit_now(who, jobs)
-    }
-
-    /// Whether the shard has room for more jobs.
-    fn room(&self, shard: ShardId, meta: &MetaView) -> Result<(), Fault> {
-        let live = self.router.directory.shard(shard.0).map_or(0, |s| s.status.load().live);
-        let max = meta.setting(&setting::SHARD_JOBS_MAX);
-        if live < max {
-            return Ok(());
-        }
-        Err(Fault {
-            retry_after_ms: 5_000,
-            ..Fault::new(Code::Busy, format!("shard {shard} holds {live} jobs, the limit is {max}: come back later"))
-        })
     }
 
     fn job_shard(&self, id: u64) -> Result<(u16, u64), Fault> {
@@ -274,9 +265,8 @@ impl JobsApi {
         if tally.forbidden > 0 {
             self.guard.rejections().count("jobs of others", &who.user);
         }
-        if tally.foreign > 0 && !act.dry_run {
-            let outcome = format!("{} of {} changed, {} of others", tally.changed, tally.matched, tally.foreign);
-            self.guard.did(who, verb(&act.action), selected(&selector), outcome);
+        if let Some(outcome) = tally.outcome(who).filter(|_| !act.dry_run) {
+            self.guard.did(&act.actor, verb(&act.action), selected(&selector), outcome);
         }
         Ok(tally.reply())
     }
@@ -463,6 +453,15 @@ impl Tally {
                 ActRefusal::Same => "it is so already",
             };
             self.refuse(reason, count, ShardId(shard).id(example));
+        }
+    }
+
+    /// What is written into the audit log: what was done to jobs of others, and, where nobody is asked who he is, to any.
+    fn outcome(&self, who: &Principal) -> Option<String> {
+        let Tally { matched, changed, foreign, .. } = self;
+        match who.is_anyone() {
+            true => (*matched > 0).then(|| format!("{changed} of {matched} changed")),
+            false => (*foreign > 0).then(|| format!("{changed} of {matched} changed, {foreign} of others")),
         }
     }
 

@@ -128,7 +128,7 @@ impl Backups for BackupsApi {
         }
         let begun = match who.operator {
             true => {
-                guard.did(&who, "backup", format!("shard {shard}"), "asked".to_owned());
+                guard.did(&who.user, "backup", format!("shard {shard}"), "asked".to_owned());
                 self.begin(shard).await
             }
             false => Err(guard.forbid(&who, "not an operator", "only operators may copy the cluster's state")),

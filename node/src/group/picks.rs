@@ -1,6 +1,7 @@
 //! Which jobs a lease takes, beside those from the ready index, and how they are told to the worker.
 
 use crate::directory::Usage;
+use crate::live::is_any_capped;
 use crate::request::{Body, LeasedJob};
 use moso_proto::JobState;
 use moso_queue::Machine;
@@ -83,15 +84,20 @@ pub(super) fn pick_from_task(machine: &Machine, task: u64, queue: u32, offer: &W
     out
 }
 
-/// What the leased jobs of a shard use.
-pub fn usage(machine: &Machine) -> Usage {
+/// What the leased jobs of a shard use, and how many live ones there are of users that have a cap on them.
+pub fn usage(machine: &Machine, meta: &MetaView) -> Usage {
     let mut sum = Usage::default();
+    let counts_live = is_any_capped(meta);
     for (_, class) in machine.classes().iter() {
         let leased = class.leased();
         if leased > 0 {
             *sum.queue_leased.entry(class.key.queue).or_default() += leased;
             *sum.share_cores.entry(class.key.share).or_default() += leased * u64::from(class.key.cores);
             *sum.user_leased.entry(class.key.owner.to_string()).or_default() += leased;
+        }
+        if counts_live && meta.user(&class.key.owner).max_live > 0 {
+            let live: u64 = class.counts.iter().map(|&jobs| u64::from(jobs)).sum();
+            *sum.user_live.entry(class.key.owner.to_string()).or_default() += live;
         }
     }
     sum

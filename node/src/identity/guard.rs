@@ -23,7 +23,9 @@ use std::time::Duration;
 const STREAM_LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The name under which the cluster itself acts: nobody else may.
 const RESERVED: &str = "moso";
-/// When a worker whose session's key is not here yet may come again, ms.
+/// Stands in the audit log behind a name that nobody has checked: no name that was checked holds a space.
+const UNVERIFIED: &str = "(unverified)";
+/// When who shows what is checked by a key that is not here yet may come again, ms.
 const KEY_RETRY_MS: u32 = 1_000;
 
 /// What a node that asks who calls works with; all of it follows its files.
@@ -86,7 +88,8 @@ impl Security {
         self.tls.refresh();
         if self.token_files.load().changed() {
             match self.config.read_tokens() {
-                Ok((tokens, watched)) => {
+                Ok((mut tokens, watched)) => {
+                    tokens.adopt(&self.tokens.load());
                     self.tokens.store(Arc::new(tokens));
                     self.token_files.store(Arc::new(watched));
                     // What was found good by keys that are gone is not good any more.
@@ -107,6 +110,14 @@ impl Security {
                 Err(error) => tracing::error!(%error, "the new keys of sessions cannot be used, the old ones stay"),
             }
         }
+    }
+
+    /// Fetches the keys of issuers that give them over https, for as long as it is polled.
+    pub async fn fetch_keys(self: Arc<Self>) {
+        let (of, cleared) = (self.clone(), self.clone());
+        let current = move || of.tokens.load().remote().cloned().collect();
+        // What was found good by keys that are gone is not good any more.
+        super::remote::run(current, move || cleared.checked.clear()).await;
     }
 
     fn by_token(&self, token: &str, now_s: u64) -> std::result::Result<Arc<Principal>, TokenError> {
@@ -181,7 +192,7 @@ impl Guard {
             (Some(text), _) => {
                 let token = bearer(text)
                     .ok_or_else(|| self.stranger("no bearer token", "authorization must be Bearer TOKEN"))?;
-                security.by_token(token, now_s).map_err(|error| self.stranger(error.word(), &error.to_string()))?
+                security.by_token(token, now_s).map_err(|error| self.bad_token(&error))?
             }
             (None, Some(Ok(named))) if named.cluster != security.tls.cluster() => {
                 return Err(self.stranger("other cluster", "the certificate is of another cluster"));
@@ -310,20 +321,31 @@ impl Guard {
         self.reject(reason, "", Fault::new(Code::Unauthenticated, message))
     }
 
+    fn bad_token(&self, error: &TokenError) -> Fault {
+        match error {
+            TokenError::Fetching => {
+                let fault = Fault::new(Code::Unavailable, error.to_string());
+                self.reject(error.word(), "", Fault { retry_after_ms: KEY_RETRY_MS, ..fault })
+            }
+            _ => self.stranger(error.word(), &error.to_string()),
+        }
+    }
+
     fn reject(&self, reason: &'static str, user: &str, fault: Fault) -> Fault {
         self.rejections.count(reason, user);
         fault
     }
 
-    /// What somebody does, as the audit log has it.
+    /// What somebody does, as the audit log has it. Where nobody is asked who he is, his own word stands there, marked.
     pub fn word(&self, actor: &str, action: &str, target: String) -> AuditWord {
-        let (actor, action) = (actor.to_owned(), action.to_owned());
-        AuditWord { actor, action, target, outcome: String::new(), node: self.directory.node }
+        let actor =
+            if self.asks() { actor.to_owned() } else { format!("{actor} {UNVERIFIED}").trim_start().to_owned() };
+        AuditWord { actor, action: action.to_owned(), target, outcome: String::new(), node: self.directory.node }
     }
 
-    /// Writes into the audit log what an operator did.
-    pub fn did(&self, who: &Principal, action: &str, target: String, outcome: String) {
-        self.trail.write(AuditWord { outcome, ..self.word(&who.user, action, target) });
+    /// Writes into the audit log what an operator did. `actor`: his name, or what he says it is where nobody is asked.
+    pub fn did(&self, actor: &str, action: &str, target: String, outcome: String) {
+        self.trail.write(AuditWord { outcome, ..self.word(actor, action, target) });
     }
 
     /// Writes into the audit log what somebody tried that only operators may.

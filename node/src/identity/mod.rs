@@ -7,6 +7,7 @@ mod guard;
 mod principal;
 mod rate;
 mod rejections;
+mod remote;
 mod session_keys;
 mod tokens;
 
@@ -17,5 +18,6 @@ pub use audit::AuditTrail;
 pub use guard::{Guard, Security};
 pub use principal::{Principal, Queues};
 pub use rejections::Rejections;
+pub use remote::jwks_uri;
 pub use session_keys::{SessionKey, SessionKeys};
 pub use tokens::{Issuer, Tokens};

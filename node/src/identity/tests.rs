@@ -104,10 +104,33 @@ fn a_file_of_issuers_with_a_mistake_is_refused() {
         (json!({ "issuer": "moso://prod" }), "named twice"),
         (json!({ "keys": "nowhere.json" }), "nowhere.json"),
         (json!({ "colour": "red" }), "colour"),
+        (json!({ "keys": "http://atlas.example/jwks" }), "https://"),
+        (json!({ "keys": "https://user:secret@atlas.example/jwks" }), "password"),
+        (json!({ "keys": null, "issuer": "atlas" }), "no URL"),
+        (json!({ "keys_ca": "ca.pem" }), "fetched"),
     ] {
         issuer(folder.path(), settings.clone());
         let error = read(folder.path()).unwrap_err();
         assert!(error.contains(word), "{settings}: {error}");
+    }
+}
+
+#[test]
+fn a_token_whose_keys_are_not_fetched_yet_is_to_come_again() {
+    let folder = tempfile::tempdir().unwrap();
+    for keys in [json!("https://atlas.example/jwks"), json!(null)] {
+        let key = issuer(folder.path(), json!({ "keys": keys, "keys_ca": "ca.pem" }));
+        let tokens = read(folder.path()).unwrap();
+        assert_eq!(tokens.check(&key.sign_any(&claims(json!({}))).unwrap()).unwrap_err(), TokenError::Fetching);
+        assert_eq!((tokens.key_files().count(), tokens.remote().count()), (0, 1));
+        // Read again, they are the keys that are fetched already.
+        let mut again = read(folder.path()).unwrap();
+        again.adopt(&tokens);
+        assert!(std::sync::Arc::ptr_eq(tokens.remote().next().unwrap(), again.remote().next().unwrap()));
+        issuer(folder.path(), json!({ "keys": "https://atlas.example/other", "keys_ca": "ca.pem" }));
+        let mut other = read(folder.path()).unwrap();
+        other.adopt(&tokens);
+        assert!(!std::sync::Arc::ptr_eq(tokens.remote().next().unwrap(), other.remote().next().unwrap()));
     }
 }
 

@@ -1,12 +1,15 @@
 //! Which tokens are taken, and what they grant.
 
+use super::remote::{Found, Pace, RemoteKeys};
 use crate::limits::{TOKEN_ISSUERS_MAX, TOKENS_CACHED_MAX};
 use moso_proto::grant::{Grants, Role, audience, is_name};
-use moso_proto::token::{ALGORITHMS, Algorithm, Claims, Expected, KeySet, TokenError, claimed_issuer, verify};
+use moso_proto::token::{
+    ALGORITHMS, Algorithm, Claims, Expected, KeySet, TokenError, claimed_issuer, claimed_key, verify,
+};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Groups that a token may name; more are an error of the issuer.
 const GROUPS_MAX: usize = 1_000;
@@ -22,8 +25,14 @@ pub struct Issuer {
     /// Names of algorithms that it signs with.
     #[serde(default = "rs256")]
     pub algorithms: Vec<String>,
-    /// File of its public keys (JWKS), beside the file that names it if not absolute. Looked at every few seconds.
-    pub keys: PathBuf,
+    /// Its public keys (JWKS): a file, beside the file that names it if not absolute, which is looked at every few seconds; or
+    /// an `https://` address from which they are fetched, each hour and when a token names a key that is not among them.
+    /// Without it they are where the issuer, then an `https://` address itself, says (OpenID Connect Discovery).
+    #[serde(default)]
+    pub keys: Option<String>,
+    /// File of the certificates (PEM) by which the server of fetched keys is known; without it those that the system trusts.
+    #[serde(default)]
+    pub keys_ca: Option<PathBuf>,
     /// Claim with the user's name: `sub`, or a readable one if the issuer gives each name once.
     #[serde(default = "sub")]
     pub user_claim: String,
@@ -68,7 +77,49 @@ fn production() -> String {
 struct Trusted {
     issuer: Issuer,
     algorithms: Vec<Algorithm>,
-    keys: KeySet,
+    keys: Keys,
+}
+
+/// Where its keys are.
+#[derive(Debug)]
+enum Keys {
+    /// Read from this file.
+    File(PathBuf, Arc<KeySet>),
+    /// Fetched.
+    Remote(Arc<RemoteKeys>),
+}
+
+impl Keys {
+    fn read(issuer: &Issuer) -> Result<Keys, String> {
+        let remote = |keys| {
+            let remote = RemoteKeys::new(&issuer.issuer, keys, issuer.keys_ca.clone(), Pace::default());
+            remote.map(|remote| Keys::Remote(Arc::new(remote)))
+        };
+        let keys = match issuer.keys.as_deref() {
+            None => remote(None),
+            Some(address) if address.contains("://") => remote(Some(address)),
+            Some(_) if issuer.keys_ca.is_some() => Err("keys_ca is for keys that are fetched".to_owned()),
+            Some(path) => key_file(Path::new(path)).map(|keys| Keys::File(path.into(), Arc::new(keys))),
+        };
+        keys.map_err(|error| format!("token_issuers: {}: {error}", issuer.issuer))
+    }
+
+    /// The keys for a token that names the key `id`.
+    fn find(&self, id: &str) -> Result<Arc<KeySet>, TokenError> {
+        match self {
+            Keys::File(_, keys) => Ok(keys.clone()),
+            Keys::Remote(remote) => match remote.find(id) {
+                Found::Set(keys) => Ok(keys),
+                Found::Soon => Err(TokenError::Fetching),
+            },
+        }
+    }
+}
+
+/// A set of public keys in a file.
+fn key_file(path: &Path) -> Result<KeySet, String> {
+    let bytes = crate::tls::read_file("token keys", path)?;
+    KeySet::from_json(&bytes).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// What a token was found to grant.
@@ -106,14 +157,10 @@ impl Tokens {
     /// # Errors
     /// For people, with the file.
     pub fn read(cluster: &str, own: Option<&Path>, issuers: Option<&Path>) -> Result<Tokens, String> {
-        let keys = |path: &Path| {
-            let bytes = crate::tls::read_file("token keys", path)?;
-            KeySet::from_json(&bytes).map_err(|error| format!("{}: {error}", path.display()))
-        };
-        let own = own.map(keys).transpose()?;
+        let own = own.map(key_file).transpose()?;
         let mut trusted = BTreeMap::new();
         for issuer in issuers.map(read_issuers).transpose()?.unwrap_or_default() {
-            let (name, keys) = (issuer.issuer.clone(), keys(&issuer.keys)?);
+            let (name, keys) = (issuer.issuer.clone(), Keys::read(&issuer)?);
             let algorithms = algorithms(&issuer)?;
             if name == audience(cluster) || trusted.insert(name.clone(), Trusted { issuer, algorithms, keys }).is_some()
             {
@@ -125,7 +172,29 @@ impl Tokens {
 
     /// The files of issuers' keys.
     pub fn key_files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.issuers.values().map(|trusted| &trusted.issuer.keys)
+        self.issuers.values().filter_map(|trusted| match &trusted.keys {
+            Keys::File(path, _) => Some(path),
+            Keys::Remote(_) => None,
+        })
+    }
+
+    /// Issuers' keys that are to be fetched.
+    pub(super) fn remote(&self) -> impl Iterator<Item = &Arc<RemoteKeys>> {
+        self.issuers.values().filter_map(|trusted| match &trusted.keys {
+            Keys::Remote(remote) => Some(remote),
+            Keys::File(..) => None,
+        })
+    }
+
+    /// Goes on with the keys that `old` has fetched, where they are from the same place.
+    pub(super) fn adopt(&mut self, old: &Tokens) {
+        for trusted in self.issuers.values_mut() {
+            if let Keys::Remote(new) = &mut trusted.keys
+                && let Some(same) = old.remote().find(|old| old.is_as(new))
+            {
+                *new = same.clone();
+            }
+        }
     }
 
     /// Checks a token, and says what it grants.
@@ -147,6 +216,7 @@ impl Tokens {
         let short = || TokenError::Issuer(issuer.chars().take(100).collect());
         let trusted = self.issuers.get(&issuer).ok_or_else(short)?;
         let Trusted { issuer, algorithms, keys } = trusted;
+        let keys = &keys.find(&claimed_key(token)?)?;
         let expected = Expected { issuer: &issuer.issuer, audience: &issuer.audience, algorithms, keys };
         let claims: Foreign = verify(token, &expected)?;
         sound(issuer.granted(&claims)?)
@@ -220,7 +290,14 @@ fn read_issuers(path: &Path) -> Result<Vec<Issuer>, String> {
             return Err(wrong("each has an issuer and at least one audience".to_owned()));
         }
         let folder = path.parent().unwrap_or(Path::new("."));
-        issuer.keys = folder.join(&issuer.keys);
+        if let Some(file) = issuer.keys.as_mut().filter(|keys| !keys.contains("://")) {
+            *file = folder
+                .join(&file)
+                .to_str()
+                .ok_or_else(|| wrong("its folder's name is not UTF-8".to_owned()))?
+                .to_owned();
+        }
+        issuer.keys_ca = issuer.keys_ca.take().map(|file| folder.join(file));
     }
     Ok(issuers)
 }

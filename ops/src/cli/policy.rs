@@ -55,7 +55,7 @@ impl Share {
 pub enum User {
     /// Change a user's fields: max_running (jobs; 0: no bound), banned (may not submit; true or false), locked (may do
     /// nothing), tokens_from_s (Unix s: tokens made before are revoked), calls_per_s and jobs_per_s (at each node; 0: no
-    /// bound). The user `*` is the default.
+    /// bound), max_live (jobs that have not ended; 0: no bound). The user `*` is the default.
     Set {
         name: String,
         #[arg(required = true, value_parser = input::assignment, value_name = "KEY=VALUE")]
@@ -74,6 +74,7 @@ impl User {
                     ("tokens_from_s", json!(0)),
                     ("calls_per_s", json!(0)),
                     ("jobs_per_s", json!(0)),
+                    ("max_live", json!(0)),
                 ];
                 *user = fields::assign_also(user, &unused, fields)?;
                 Ok(())
@@ -90,7 +91,7 @@ impl User {
             })
             .collect();
         out.show(&rows, |_| {
-            let mut table = Table::new(["USER", "MAX RUNNING", "CALLS/S", "JOBS/S", "BANNED"]);
+            let mut table = Table::new(["USER", "MAX RUNNING", "MAX LIVE", "CALLS/S", "JOBS/S", "BANNED"]);
             for (name, user) in &users {
                 let banned = match (user.locked, user.banned) {
                     (true, _) => "locked",
@@ -99,7 +100,14 @@ impl User {
                 };
                 let rates = [user.calls_per_s, user.jobs_per_s].map(|rate| text::some(u64::from(rate)));
                 let [calls, jobs] = rates;
-                table.row([name.clone(), text::some(user.max_running), calls, jobs, banned.into()]);
+                table.row([
+                    name.clone(),
+                    text::some(user.max_running),
+                    text::some(user.max_live),
+                    calls,
+                    jobs,
+                    banned.into(),
+                ]);
             }
             table.render()
         })

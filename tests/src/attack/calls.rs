@@ -157,7 +157,7 @@ pub(super) async fn forged_jobs(prey: Arc<Prey>, until: Instant) -> Result<Seen>
     Ok(counts.seen())
 }
 
-async fn forge(prey: &Prey, session: &mut Session) -> Result<usize> {
+pub(super) async fn forge(prey: &Prey, session: &mut Session) -> Result<usize> {
     let jobs = prey.jobs();
     let heartbeat = Heartbeat {
         jobs: jobs.iter().map(|job| job.0).collect(),

@@ -56,6 +56,10 @@ impl Counts {
         self.connections.fetch_add(1, Relaxed);
     }
 
+    pub fn unconnect(&self) {
+        self.unconnected.fetch_add(1, Relaxed);
+    }
+
     pub fn close(&self) {
         self.closed.fetch_add(1, Relaxed);
     }
@@ -72,6 +76,8 @@ pub(super) struct Script {
     pub number_at: Vec<usize>,
     /// One byte at a time instead, slowly.
     pub slowly: bool,
+    /// So many bytes at once before what is written slowly.
+    pub slow_from: usize,
     /// Waits for the node to end it.
     pub stays: bool,
 }
@@ -116,7 +122,9 @@ async fn once(stream: TcpStream, script: &Script, counts: &Counts, until: Instan
     };
     let writing = async {
         if script.slowly {
-            for byte in &script.first {
+            let (head, rest) = script.first.split_at(script.slow_from.min(script.first.len()));
+            write(&mut writer, head, counts).await?;
+            for byte in rest {
                 write(&mut writer, std::slice::from_ref(byte), counts).await?;
                 tokio::time::sleep(SLOWLY).await;
             }

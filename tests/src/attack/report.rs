@@ -1,8 +1,8 @@
 //! What the attacks did and cost.
 
-use super::Seen;
 use super::bystander::Told;
 use super::victim::Used;
+use super::{Attack, Seen};
 use serde::Serialize;
 
 /// A row of the table.
@@ -12,6 +12,8 @@ pub struct Row {
     pub port: &'static str,
     /// Attack.
     pub name: &'static str,
+    /// What must come of it, and came.
+    pub must: &'static str,
     /// Connections made.
     pub connections: u64,
     /// Of these ended by the node.
@@ -36,11 +38,12 @@ pub struct Row {
 
 impl Row {
     /// Puts a row together.
-    pub fn new(attack: (&'static str, &'static str), seen: Seen, used: (Used, Used), told: Told, seconds: f64) -> Row {
+    pub fn new(attack: &Attack, seen: Seen, used: (Used, Used), told: Told, seconds: f64) -> Row {
         let (before, after) = used;
         Row {
-            port: attack.0,
-            name: attack.1,
+            port: attack.port,
+            name: attack.name,
+            must: attack.must,
             connections: seen.connections,
             closed: seen.closed,
             answered: seen.answered,
@@ -57,7 +60,7 @@ impl Row {
     /// The titles of the columns.
     pub fn titles() -> String {
         format!(
-            "{:<6}{:<20}{:>9}{:>9}{:>9}{:>8}{:>13}{:>9}{:>10}{:>8}{:>6}{:>7}",
+            "{:<6}{:<26}{:>9}{:>9}{:>9}{:>8}{:>13}{:>9}{:>10}{:>8}{:>6}{:>7}  {}",
             "port",
             "attack",
             "connected",
@@ -69,14 +72,15 @@ impl Row {
             "grown KiB",
             "beat ms",
             "lost",
-            "broken"
+            "broken",
+            "must be"
         )
     }
 
     /// Its line.
     pub fn line(&self) -> String {
         format!(
-            "{:<6}{:<20}{:>9}{:>9}{:>9}{:>8}{:>13}{:>9}{:>10}{:>8}{:>6}{:>7}",
+            "{:<6}{:<26}{:>9}{:>9}{:>9}{:>8}{:>13}{:>9}{:>10}{:>8}{:>6}{:>7}  {}",
             self.port,
             self.name,
             self.connections,
@@ -88,7 +92,8 @@ impl Row {
             self.grown_kib,
             self.heartbeat_ms,
             self.lost,
-            self.broken
+            self.broken,
+            self.must
         )
     }
 }

@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 /// Jobs of the bystander.
 const JOBS: usize = 50;
 
-/// Attacks each port of a node of a local cluster of three that is started for it, beside a worker with running jobs. Exit
-/// code 1: a node ended or panicked, memory passed its limit, a lease was lost, or the node did not answer any more.
+/// Attacks each port of a node of a local cluster of three that is started for it, beside a worker with running jobs; and
+/// then of one with certificates. Exit code 1: something else came of an attack than must, a node ended or panicked, memory
+/// passed its limit, a lease was lost, or the node did not answer any more.
 #[derive(Parser)]
 struct Options {
-    /// Attacks of this port only: api, peer, http.
+    /// Attacks of this port only: api, peer, http, panda, tls (all ports of a cluster with certificates), who (callers there).
     #[arg(long)]
     port: Vec<String>,
     /// Attacks of this name only.
@@ -54,7 +55,7 @@ fn run(options: &Options) -> Result<()> {
         bail!("there is no such attack: see --list");
     }
     if options.list {
-        attacks.iter().for_each(|attack| println!("{} {}", attack.port, attack.name));
+        attacks.iter().for_each(|attack| println!("{} {}: {}", attack.port, attack.name, attack.must));
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -62,12 +63,27 @@ fn run(options: &Options) -> Result<()> {
 }
 
 async fn all(options: &Options, attacks: &[&Attack]) -> Result<()> {
-    let (mut victim, prey) = Victim::start().await?;
+    println!("{}", Row::titles());
+    let mut rows = Vec::new();
+    for secure in [false, true] {
+        let attacks: Vec<_> = attacks.iter().copied().filter(|attack| attack.secure == secure).collect();
+        if !attacks.is_empty() {
+            on_cluster(options, secure, &attacks, &mut rows).await?;
+        }
+    }
+    if let Some(path) = &options.json {
+        let json = serde_json::to_string_pretty(&rows)?;
+        std::fs::write(path, json + "\n").with_context(|| format!("{} cannot be written", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Makes these attacks on a new cluster.
+async fn on_cluster(options: &Options, secure: bool, attacks: &[&Attack], rows: &mut Vec<Row>) -> Result<()> {
+    let (mut victim, prey) = Victim::start(secure).await?;
     let bystander = Bystander::start(&prey.client, QUEUE, JOBS, &prey.api).await?;
     prey.point_at(bystander.jobs.clone());
     let prey = Arc::new(prey);
-    println!("{}", Row::titles());
-    let mut rows = Vec::new();
     for attack in attacks {
         let row = one(options, attack, &mut victim, &prey, &bystander).await;
         let row = row.with_context(|| format!("{} {}", attack.port, attack.name))?;
@@ -78,10 +94,6 @@ async fn all(options: &Options, attacks: &[&Attack]) -> Result<()> {
     let peak_kib = victim.used()?.peak_kib;
     let limit_kib = limit_bytes(&prey).await? >> 10;
     println!("memory at most {} MiB, limit {} MiB", peak_kib >> 10, limit_kib >> 10);
-    if let Some(path) = &options.json {
-        let json = serde_json::to_string_pretty(&rows)?;
-        std::fs::write(path, json + "\n").with_context(|| format!("{} cannot be written", path.display()))?;
-    }
     victim.no_panic()?;
     victim.cluster.stop().await.context("local cluster")?;
     ensure!(peak_kib <= limit_kib, "the node took {} MiB, its limit is {} MiB", peak_kib >> 10, limit_kib >> 10);
@@ -103,16 +115,12 @@ async fn one(
     victim.no_panic()?;
     let told = bystander.told();
     ensure!(told.lost == 0, "the bystander lost {} leases", told.lost);
-    Ok(Row::new((attack.port, attack.name), seen, (before, after), told, seconds))
+    Ok(Row::new(attack, seen, (before, after), told, seconds))
 }
 
 /// What the node says its memory is bounded by.
 async fn limit_bytes(prey: &Prey) -> Result<u64> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(&prey.http).await.context("the page of metrics")?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").await?;
-    let mut page = String::new();
-    stream.read_to_string(&mut page).await?;
+    let page = prey.page("/metrics").await?;
     let figure = |name: &str| page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
     let limit = figure("moso_memory_limit_bytes ").context("the node says no limit")?;
     Ok((limit + figure("moso_job_bytes ").unwrap_or(0.0)) as u64)

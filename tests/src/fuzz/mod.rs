@@ -8,6 +8,7 @@
 //! commands.rs records.rs meta.rs     the log's commands and stored records
 //! store.rs files.rs      the segments of the log, values, keys, files
 //! api.rs wellformed.rs   requests and answers of the API: of any bytes, and valid ones of any contents
+//! tokens.rs              tokens, key sets and the documents of issuers
 //! ```
 //!
 //! Where a checksum guards the bytes, a target computes it: otherwise no changed input would come past it.
@@ -24,6 +25,7 @@ mod raft;
 mod reached;
 mod records;
 mod store;
+mod tokens;
 mod trio;
 mod wellformed;
 
@@ -57,7 +59,7 @@ const fn target(name: &'static str, run: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>>,
 }
 
 /// All targets.
-pub const ALL: [Target; 25] = [
+pub const ALL: [Target; 26] = [
     target("peer_stranger", peers::stranger, peers::stream_seeds, 256 * KIB),
     target("peer_stream", peers::stream, peers::stream_seeds, MIB),
     target("peer_frame", peers::frame, peers::frame_seeds, 256 * KIB),
@@ -84,6 +86,7 @@ pub const ALL: [Target; 25] = [
     target("api_message", api::message, api::message_seeds, 64 * KIB),
     // A message may hold bodies that its input only names.
     target("api_call", api::call, api::call_seeds, 16 * MIB),
+    target("token", tokens::token, tokens::token_seeds, 256 * KIB),
 ];
 
 /// The target of this name.

@@ -125,6 +125,7 @@ fn directory() -> Directory {
         damaged: Default::default(),
         draining: Default::default(),
         hint_now: Default::default(),
+        live: Default::default(),
         counters: Counters::default(),
     };
     directory.set_others([2, 3].into_iter());
@@ -155,6 +156,12 @@ pub(super) fn hints(data: &[u8]) {
             assert!(directory.shards.iter().all(|slot| [0, 2].contains(&slot.leader())), "only members lead");
         }
         Some(HintFrame::Rejected(rows)) => moso_node::identity::Rejections::default().heard(2, rows),
+        Some(HintFrame::Live(jobs)) => {
+            let live = moso_node::live::LiveJobs::default();
+            live.heard(2, jobs.clone());
+            live.heard(3, jobs);
+            live.add_told(&mut std::collections::BTreeMap::new(), |_| true);
+        }
         Some(HintFrame::Words(words)) => {
             reached("words");
             let sessions = Sessions::default();

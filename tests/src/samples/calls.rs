@@ -82,6 +82,7 @@ fn node_hints() -> NodeHints {
         queue_leased: BTreeMap::from([(3, 10)]),
         share_cores: BTreeMap::from([(2, 80)]),
         user_leased: BTreeMap::from([("ada".to_owned(), 10)]),
+        ..Usage::default()
     };
     let node = NodeView {
         id: 2,
@@ -152,13 +153,14 @@ fn right() -> Right {
     Right::new(&carol, Some(9))
 }
 
-fn hint_frames() -> [(&'static str, HintFrame); 3] {
+fn hint_frames() -> [(&'static str, HintFrame); 4] {
     let word = WorkerWord { session: 77, job: 2, attempt: 1, gone: true };
     let rejected = Rejected { node: 2, reason: "expired".to_owned(), user: "ada".to_owned(), count: 7 };
     [
         ("hints", HintFrame::Hints(Box::new(node_hints()))),
         ("words", HintFrame::Words(vec![word])),
         ("rejected", HintFrame::Rejected(vec![rejected])),
+        ("live", HintFrame::Live([("ada".to_owned(), 7)].into())),
     ]
 }
 

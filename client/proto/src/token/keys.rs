@@ -16,7 +16,7 @@ pub const KEY_SET_BYTES_MAX: usize = 256 * 1024;
 const KEY_ID_BYTES_MAX: usize = 256;
 
 /// Public keys by their ids.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct KeySet {
     keys: BTreeMap<String, PublicKey>,
 }

@@ -34,6 +34,9 @@ pub enum TokenError {
     /// Its key is not known (yet).
     #[error("the token's key {0:?} is not known here")]
     Key(String),
+    /// Its issuer's keys are being fetched: the token may be good.
+    #[error("the keys of the token's issuer are being fetched: try again")]
+    Fetching,
     /// The signature is not of that key.
     #[error("the token's signature is wrong")]
     Signature,
@@ -62,6 +65,7 @@ impl TokenError {
             TokenError::Algorithm => "algorithm",
             TokenError::Issuer(_) => "issuer",
             TokenError::Key(_) => "unknown key",
+            TokenError::Fetching => "keys are fetched",
             TokenError::Signature => "signature",
             TokenError::Audience => "audience",
             TokenError::Expired => "expired",
@@ -135,6 +139,14 @@ pub fn claimed_issuer(token: &str) -> Result<String, TokenError> {
     let claims: Issuer = serde_json::from_slice(&parts.claims)
         .map_err(|_| TokenError::Malformed("it does not say who has issued it".to_owned()))?;
     Ok(claims.iss)
+}
+
+/// With which key a token says it is signed. Nothing was checked, as by [`claimed_issuer`].
+///
+/// # Errors
+/// [`TokenError::Malformed`].
+pub fn claimed_key(token: &str) -> Result<String, TokenError> {
+    Ok(Parts::of(short(token)?)?.header.kid)
 }
 
 fn short(token: &str) -> Result<&str, TokenError> {
