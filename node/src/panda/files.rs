@@ -1,6 +1,6 @@
 //! Uploads and downloads: sandboxes, and Harvester's logs.
 
-use super::limits::{LOG_BYTES_MAX, SANDBOX_BYTES_MAX, SOURCES_BYTES_MAX};
+use super::limits::{LOG_BYTES_MAX, SANDBOX_BYTES_MAX, SOURCES_BYTES_MAX, UPLOAD_BEHIND, UPLOAD_BYTES_PER_S};
 use super::reply::{Answer, Done, Refusal, text};
 use super::sandbox::{Hash, hex, on_disk, unhex};
 use super::{Call, Front};
@@ -14,6 +14,8 @@ use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 /// Bytes of a file's name.
 const NAME_BYTES_MAX: usize = 100;
@@ -53,13 +55,22 @@ struct Uploaded {
     checksum: u64,
 }
 
+/// When an upload of which so much has arrived must have gone on.
+fn deadline(began: Instant, bytes: u64) -> Instant {
+    began + UPLOAD_BEHIND + Duration::from_secs(bytes / UPLOAD_BYTES_PER_S)
+}
+
 async fn receive(front: &Front, headers: &HeaderMap, body: BodyDataStream, is_log: bool) -> Result<Uploaded, Refusal> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let boundary = multer::parse_boundary(kind)
         .map_err(|_| Refusal::new("Argument error: missing a required argument: 'file'"))?;
     let broken = |error: multer::Error| Refusal::new(format!("ERROR : the upload broke off: {error}"));
+    let slow = |_| Refusal::new("ERROR : the upload is too slow");
+    let began = Instant::now();
     let mut parts = multer::Multipart::new(body, boundary);
-    while let Some(mut field) = parts.next_field().await.map_err(broken)? {
+    while let Some(mut field) =
+        timeout_at(deadline(began, 0), parts.next_field()).await.map_err(slow)?.map_err(broken)?
+    {
         if field.name() != Some("file") {
             continue;
         }
@@ -71,7 +82,9 @@ async fn receive(front: &Front, headers: &HeaderMap, body: BodyDataStream, is_lo
         }
         let max = bytes_max(&name, is_log);
         let mut incoming = front.sandboxes.begin()?;
-        while let Some(bytes) = field.chunk().await.map_err(broken)? {
+        while let Some(bytes) =
+            timeout_at(deadline(began, incoming.bytes), field.chunk()).await.map_err(slow)?.map_err(broken)?
+        {
             if incoming.bytes + bytes.len() as u64 > max {
                 let hint = if max == SANDBOX_BYTES_MAX {
                     ". Please submit the job without --noBuild/--libDS since those options impose a tighter size limit"
@@ -274,5 +287,12 @@ mod tests {
         );
         assert_ne!(sum_name("a", 1, 2), sum_name("a", 12, 0));
         assert!(sum_name("a", 1, 2).len() < 100);
+    }
+
+    #[test]
+    fn an_upload_must_go_on() {
+        let began = Instant::now();
+        assert_eq!(deadline(began, UPLOAD_BYTES_PER_S - 1) - began, UPLOAD_BEHIND);
+        assert_eq!(deadline(began, UPLOAD_BYTES_PER_S * 60) - began, UPLOAD_BEHIND + Duration::from_secs(60));
     }
 }

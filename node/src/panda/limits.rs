@@ -69,3 +69,7 @@ pub const UPLOADS_MAX: usize = 8;
 pub const PART_BYTES: usize = 1 << 20;
 /// Time for an upload to arrive.
 pub const UPLOAD_TIME: Duration = Duration::from_secs(600);
+/// An upload that is behind so many bytes a second, for longer than [`UPLOAD_BEHIND`], is cut off: it takes a place of few.
+pub const UPLOAD_BYTES_PER_S: u64 = 32 << 10;
+/// See [`UPLOAD_BYTES_PER_S`].
+pub const UPLOAD_BEHIND: Duration = Duration::from_secs(15);

@@ -11,7 +11,7 @@
 //! | `v1` `old` | the calls of `/api/v1/…` and of `/server/panda/…`, each to its function |
 //! | `pilot` `report` `keys` | jobs for pilots, updates, the report that is stored with a job's end |
 //! | `debug` `worker` `event` | commands for pilots, what they say of workers, event service (refused) |
-//! | `spec` `fields` `generate` `attempt` | a job's specification, the jobs of a task made of its parameters, names of an attempt |
+//! | `spec` `fields` `generate` `attempt` | a job's specification, those of the jobs of a task, names of an attempt |
 //! | `tasks` `task_calls` `job_calls` `describe` | a client's tasks and jobs |
 //! | `files` `sandbox` | uploads, kept on the nodes under the hash of their content |
 //! | `harvester` `stats` `creds` `statics` | Harvester, figures, secrets, queue data and the wrapper of user jobs |

@@ -29,23 +29,31 @@ const UNNAMED_LIFE: Duration = Duration::from_secs(3_600);
 const BYTES_MAX: u64 = if SOURCES_BYTES_MAX > LOG_BYTES_MAX { SOURCES_BYTES_MAX } else { LOG_BYTES_MAX };
 
 /// A part of a content, from another node. The parts of one copy come in order.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
-    hash: Hash,
+    /// Of which content.
+    pub hash: Hash,
     /// Bytes of the whole.
-    size: u64,
-    at: u64,
-    bytes: Bytes,
+    pub size: u64,
+    /// Where it begins.
+    pub at: u64,
+    /// Itself, at most [`PART_BYTES`].
+    pub bytes: Bytes,
     /// Picked by the sender, so that two copies at once do not mix.
-    copy: u64,
+    pub copy: u64,
 }
 
 /// Asks for a part of a content.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
-    hash: Hash,
-    at: u64,
+    /// Of which content.
+    pub hash: Hash,
+    /// Where it begins.
+    pub at: u64,
 }
+
+/// The answer to [`Wanted`]: bytes of the whole, and the part.
+pub type Given = (u64, Vec<u8>);
 
 /// The contents on this node's disk.
 pub struct Sandboxes {
@@ -261,7 +269,7 @@ impl Sandboxes {
         let mut incoming = self.begin()?;
         loop {
             let wanted = Wanted { hash: *hash, at: incoming.bytes };
-            let (size, bytes): (u64, Vec<u8>) = unpack(&router.call(node, 0, call::SANDBOX_GET, pack(&wanted)).await?)?;
+            let (size, bytes): Given = unpack(&router.call(node, 0, call::SANDBOX_GET, pack(&wanted)).await?)?;
             if size > BYTES_MAX || (bytes.is_empty() && incoming.bytes < size) {
                 return Err(Fault::new(Code::Internal, format!("node {node} sent no part of the file")));
             }
@@ -313,7 +321,7 @@ fn digest(path: &Path) -> std::io::Result<Hash> {
 }
 
 /// Size of a file, and a part of it.
-fn read_part(path: &Path, at: u64) -> std::io::Result<(u64, Vec<u8>)> {
+fn read_part(path: &Path, at: u64) -> std::io::Result<Given> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
     file.seek(SeekFrom::Start(at))?;

@@ -6,7 +6,8 @@ use super::victim::Prey;
 use anyhow::{Result, ensure};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use moso_node::panda::limits::{BODY_BYTES_MAX, BODY_TIME, HEAD_TIME};
+use moso_node::config::Config;
+use moso_node::panda::limits::{BODY_BYTES_MAX, HEAD_TIME, Times};
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -110,7 +111,8 @@ pub(super) async fn slow_body(prey: Arc<Prey>, until: Instant) -> Result<Seen> {
     first.resize(slow_from + 10_000, b' ');
     let script = Script { first, slow_from, slowly: true, ..Script::default() };
     let seen = play(&prey.panda, MANY, script, until).await?;
-    ensure!(until - began < BODY_TIME + GRACE || seen.closed > 0, "a slow body is not cut off after {BODY_TIME:?}");
+    let most = Times::of(&Config::default()).body;
+    ensure!(until - began < most + GRACE || seen.closed > 0, "a slow body is not cut off after {most:?}");
     Ok(seen)
 }
 

@@ -16,7 +16,7 @@ use moso_queue::meta::MetaCommand;
 use std::sync::{Arc, LazyLock};
 
 /// Kinds of bodies, by the first byte of an input.
-const BODIES: [&str; 12] = [
+const BODIES: [&str; 15] = [
     "lease",
     "heartbeat",
     "heartbeat_answer",
@@ -29,6 +29,9 @@ const BODIES: [&str; 12] = [
     "meta_query",
     "hint",
     "rightful_targets",
+    "sandbox_part",
+    "sandbox_wanted",
+    "sandbox_given",
 ];
 /// Shards of the directory that hints come to.
 const SHARDS: u16 = 4;

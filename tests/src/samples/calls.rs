@@ -7,6 +7,7 @@ use moso_node::directory::{ShardStatus, Usage};
 use moso_node::hints::{HintFrame, NodeHints, QueueHint, ShardHint, WorkerWord};
 use moso_node::identity::Principal;
 use moso_node::lease_ask::LeaseAsk;
+use moso_node::panda::sandbox::{Given, Part, Wanted};
 use moso_node::query::{Filter, From, MetaQueryCall, Page, QueryCall, Right, RightfulTargets, Targets};
 use moso_node::request::Fault;
 use moso_node::router::{HeartbeatAnswer, HeartbeatCall, pack, unpack};
@@ -102,6 +103,10 @@ fn node_hints() -> NodeHints {
     }
 }
 
+fn sandbox_part() -> Part {
+    Part { hash: [7; 32], size: 11, at: 6, bytes: b"world".as_slice().into(), copy: 1_234 }
+}
+
 fn object() -> Object {
     Object {
         kind: "queue".to_owned(),
@@ -183,6 +188,9 @@ pub(super) fn all() -> Vec<Sample> {
         Sample::new("call", "targets", pack(&targets)),
         Sample::new("call", "rightful_targets", pack(&rightful)),
         Sample::new("call", "object", pack(&object())),
+        Sample::new("call", "sandbox_part", pack(&sandbox_part())),
+        Sample::new("call", "sandbox_wanted", pack(&Wanted { hash: [7; 32], at: 6 })),
+        Sample::new("call", "sandbox_given", pack::<Given>(&(11, b"world".to_vec()))),
     ];
     all.extend(numbered("reply", &replies()));
     all.extend(numbered("query", &queries()));
@@ -208,6 +216,9 @@ pub(super) fn read(what: &str, bytes: &[u8]) -> Result<Value, String> {
         "targets" => of::<Targets>(bytes),
         "rightful_targets" => of::<RightfulTargets>(bytes),
         "object" => of::<Object>(bytes),
+        "sandbox_part" => of::<Part>(bytes),
+        "sandbox_wanted" => of::<Wanted>(bytes),
+        "sandbox_given" => of::<Given>(bytes),
         "reply" => of::<Reply>(bytes),
         "query" => of::<QueryCall>(bytes),
         "meta_query" => of::<MetaQueryCall>(bytes),
