@@ -104,9 +104,10 @@ pub(super) async fn bad_tokens_over_http(prey: Arc<Prey>, until: Instant) -> Res
         let (prey, turn) = (prey.clone(), next.fetch_add(1, Relaxed) % (2 * tokens));
         async move {
             let (what, token) = &prey.forged().tokens.bad[turn / 2];
-            let (port, path) = match turn % 2 {
-                0 => (&prey.panda, "/api/v1/pilot/get_job_status?job_ids=1"),
-                _ => (&prey.http, "/metrics"),
+            // As PanDA's server does; and as others do.
+            let (port, path, code) = match turn % 2 {
+                0 => (&prey.panda, "/api/v1/pilot/get_job_status?job_ids=1", 403),
+                _ => (&prey.http, "/metrics", 401),
             };
             let request =
                 format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n");
@@ -115,7 +116,7 @@ pub(super) async fn bad_tokens_over_http(prey: Arc<Prey>, until: Instant) -> Res
             };
             let answer = ask(line, request.as_bytes(), |_| false).await;
             let text = String::from_utf8_lossy(&answer.bytes);
-            ensure!(text.starts_with("HTTP/1.1 401"), "{what} at {path}: {text:.200}");
+            ensure!(text.starts_with(&format!("HTTP/1.1 {code}")), "{what} at {path}: {text:.200}");
             Ok(Outcome::Refused)
         }
     };
