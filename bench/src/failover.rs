@@ -114,13 +114,13 @@ impl<'a> Failing<'a> {
         let run = &self.run;
         tokio::time::sleep(CALM).await;
         let (lost, through) = (run.leases_lost(), self.roll_call.through());
-        let most = nodes.len() > 1;
+        let all = nodes.len() > 1;
         let (began, began_us) = (Instant::now(), run.now_us());
         run.flow.begin(began_us);
         self.target.kill(nodes).await?;
         self.call.send_modify(|number| *number += 1);
         let mut ready_s = 0.0;
-        if most {
+        if all {
             ready_s = self.restart().await?;
         }
         let mut leases_live_s = None;
@@ -144,7 +144,7 @@ impl<'a> Failing<'a> {
             tokio::time::sleep(LOOK).await;
         }
         let (no_lease_any_s, no_lease_worst_s) = run.flow.silence_s(shards, run.now_us());
-        if !most {
+        if !all {
             tokio::time::sleep(DOWN).await;
             ready_s = self.restart().await?;
         }

@@ -48,6 +48,10 @@ impl Surroundings for Ahead {
 pub async fn command(common: &Common, asked: &Soak) -> Result<bool> {
     ensure!(common.connect.is_empty(), "soak starts its own cluster; --connect does not go with it");
     ensure!(asked.day.is_none_or(|day| day >= DAY_MIN), "--day: a day takes {DAY_MIN:?} or more");
+    ensure!(
+        asked.minutes * 60.0 >= 3.0 * asked.every.as_secs_f64(),
+        "a soak of fewer than three lines does not tell whether anything grows: more --minutes, or --every shorter"
+    );
     let (nodes, shards) = common.size()?;
     let temporary = tempfile::Builder::new().prefix("moso-soak-").tempdir().context("temporary folder")?;
     let folder = common.data.as_deref().unwrap_or(temporary.path());
